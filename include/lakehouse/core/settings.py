@@ -1,0 +1,107 @@
+"""Settings: one typed object, from ``LAKEHOUSE_*``, then the local stack's own file, then defaults.
+
+``lakehouse up`` writes ``stack.env`` (mode 0600) into the state folder; whatever is set in the environment wins over
+it, so any server is replaced by an external one with a setting. Secrets are never in code or argv.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lakehouse.core.errors import SettingsError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[3]
+CATALOG = "lakehouse"
+
+
+class Settings(BaseSettings):
+    """Everything that differs between two machines. Fields named ``*_password`` and ``*_secret_*`` are secret."""
+
+    model_config = SettingsConfigDict(env_prefix="LAKEHOUSE_", env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    home: Path = Field(PROJECT_ROOT / ".lakehouse", description="State of the local stack: data, logs, credentials.")
+    cache: Path = Field(Path.home() / ".cache" / "lakehouse", description="Jars and built servers, shared by clones.")
+    contracts: Path = Field(PROJECT_ROOT / "include" / "contracts", description="Where the contracts are.")
+    dbt: Path = Field(PROJECT_ROOT / "include" / "dbt", description="The dbt project of the gold layer.")
+    sources: Path | None = Field(None, description="Folder or s3:// prefix of file sources; default: HOME/sources.")
+
+    s3_server: Literal["auto", "minio", "moto", "external"] = Field("auto", description="Which S3 server `up` starts.")
+    s3_endpoint: str = Field("", description="URL of the S3 server; empty means AWS itself.")
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str = ""
+    s3_secret_access_key: SecretStr = SecretStr("")
+    landing_bucket: str = "landing"
+    warehouse_bucket: str = "warehouse"
+
+    postgres_server: Literal["auto", "external"] = Field("auto", description="Whether `up` starts PostgreSQL.")
+    postgres_host: str = "127.0.0.1"
+    postgres_port: int = Field(0, description="0 means any free port when `up` starts the server.")
+    catalog_database: str = "lakehouse_catalog"
+    catalog_user: str = "lakehouse_transform"
+    catalog_password: SecretStr = SecretStr("")
+    reader_user: str = "lakehouse_reader"
+    reader_password: SecretStr = SecretStr("")
+    connections: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Source databases by name: LAKEHOUSE_CONNECTIONS__CRM=postgresql://…"
+    )
+
+    s3_port: int = Field(0, description="Port for the S3 server that `up` starts; 0 means any free one.")
+
+    spark_master: str = "local[*]"
+    spark_driver_memory: str = "2g"
+
+    @field_validator("landing_bucket", "warehouse_bucket")
+    @classmethod
+    def _bucket(cls, value: str) -> str:
+        if not (3 <= len(value) <= 63 and value.replace("-", "").isalnum() and value == value.lower()):
+            raise ValueError("a bucket name is 3 to 63 lower-case letters, digits and -")
+        return value
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        if value and urlparse(value).scheme not in ("http", "https"):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    @property
+    def warehouse(self) -> str:
+        """Where the tables' files are."""
+        return f"s3://{self.warehouse_bucket}/warehouse"
+
+    @property
+    def sources_root(self) -> str:
+        """Folder or prefix under which file sources are looked for."""
+        return str(self.sources or self.home / "sources")
+
+    def require_servers(self) -> None:
+        """Raise :class:`SettingsError` unless S3 and PostgreSQL are known."""
+        if not self.s3_access_key_id or not self.postgres_port or not self.catalog_password.get_secret_value():
+            raise SettingsError(
+                "the lakehouse has no servers yet",
+                where=str(self.home / "stack.env"),
+                todo="run `lakehouse up`, or set LAKEHOUSE_S3_* , LAKEHOUSE_POSTGRES_* and LAKEHOUSE_CATALOG_*",
+            )
+
+
+def load_settings() -> Settings:
+    """Read the environment and the local stack's file. Raises :class:`SettingsError` listing every wrong value."""
+    home = Path(os.environ.get("LAKEHOUSE_HOME", PROJECT_ROOT / ".lakehouse"))
+    try:
+        return Settings(_env_file=home / "stack.env", home=home)  # type: ignore[call-arg]
+    except ValidationError as error:
+        wrong = "; ".join(f"LAKEHOUSE_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"settings cannot be used: {wrong}", where="environment or stack.env") from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return load_settings()

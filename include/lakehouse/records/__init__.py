@@ -1,0 +1,1 @@
+"""Reading landed files: from bytes to records with an identity, without any engine."""
