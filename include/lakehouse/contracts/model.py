@@ -93,6 +93,7 @@ class Column(Model):
     nullable: bool = True
     history: Literal[0, 1, 2, 3] | None = Field(None, description="Dimension columns only: the SCD type; default 2.")
     null: Literal["value", "not_observed"] = Field("value", description="What a null says about the column's value.")
+    declassified: str = Field("", description="Why the class may be laxer than that of the source's columns.")
 
 
 class Rule(Model):
@@ -165,7 +166,11 @@ class Table(Model):
 
     def columns_of_type(self, history: int) -> list[str]:
         """A dimension's attributes of one SCD type, in the contract's order."""
-        return [name for name, column in self.attributes.items() if (2 if column.history is None else column.history) == history]
+        return [
+            name
+            for name, column in self.attributes.items()
+            if (2 if column.history is None else column.history) == history
+        ]
 
 
 class Freshness(Model):

@@ -20,7 +20,11 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.field}: {self.message}" if self.field else f"{self.file}:{self.line}: {self.message}"
+        return (
+            f"{self.file}:{self.line}: {self.field}: {self.message}"
+            if self.field
+            else f"{self.file}:{self.line}: {self.message}"
+        )
 
 
 @dataclass(frozen=True)
