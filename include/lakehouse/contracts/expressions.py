@@ -17,9 +17,19 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from lakehouse.contracts.functions import BOOLEAN, NULL, TEXT, Signature, Typed, signature_of
+from lakehouse.contracts.functions import Signature, Typed, signature_of
 from lakehouse.contracts.functions import literal as text_literal
-from lakehouse.contracts.sql_types import arithmetic, can_cast, coerce, is_date_text, is_number, unify
+from lakehouse.contracts.sql_types import (
+    BOOLEAN,
+    NULL,
+    TEXT,
+    arithmetic,
+    can_cast,
+    coerce,
+    is_date_text,
+    is_number,
+    unify,
+)
 from lakehouse.core.errors import ContractError
 from lakehouse.core.names import quote
 from lakehouse.core.types import DataType
@@ -179,7 +189,7 @@ class _Compiler:
     def _column(self, node: exp.Expression) -> Typed:
         name = node.name
         if node.args.get("table") or name not in self.columns:
-            written = ".".join(part.name for part in node.parts)  # type: ignore[attr-defined]
+            written = ".".join(part.name for part in node.parts)
             return self._problem(f"unknown column {written!r}{_near(written, self.columns)}")
         self.read.add(name)
         return Typed(quote(name), self.columns[name])
@@ -342,7 +352,7 @@ def _name(node: exp.Expression) -> str:
 
 
 def _short(node: exp.Expression) -> str:
-    text = node.sql("spark")
+    text = str(node.sql("spark"))
     return text if len(text) <= 60 else text[:57] + "…"
 
 

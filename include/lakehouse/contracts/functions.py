@@ -147,7 +147,7 @@ class Signature:
 def _written(node: exp.Expression) -> exp.Expression:
     """Without the conversion to a date that the parser puts around arguments of date functions."""
     if isinstance(node, exp.TsOrDsToDate) and not node.args.get("format") and not node.args.get("safe"):
-        return node.this  # type: ignore[no-any-return]
+        return node.this
     return node
 
 

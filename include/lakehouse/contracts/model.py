@@ -51,7 +51,7 @@ class CsvOptions(Model):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     quote: Annotated[str, Field(min_length=1, max_length=1)] = '"'
     encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
-    null_values: tuple[str, ...] = Field(("",), description="Texts that mean null.")
+    null_values: tuple[str, ...] = Field(default=("",), description="Texts that mean null.")
 
 
 class PostgresSource(Model):

@@ -44,6 +44,9 @@ class Document:
 
 def read(text: str) -> Document:
     """Parse YAML; raises yaml.YAMLError where it is none. Aliases and tags other than YAML's own are refused."""
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise yaml.MarkedYAMLError(problem="aliases (*) are not allowed", problem_mark=token.start_mark)
     loader = yaml.SafeLoader(text)
     lines: dict[Path, int] = {}
     duplicates: list[Path] = []
@@ -60,7 +63,9 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Pat
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = loader.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict | set):
+                raise yaml.MarkedYAMLError(problem="a key must be a plain text", problem_mark=key_node.start_mark)
             if key in result:
                 twice.append((*path, key))
             lines[(*path, key)] = key_node.start_mark.line + 1
@@ -68,4 +73,4 @@ def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Pat
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, i), lines, twice) for i, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node, deep=True)
