@@ -1,0 +1,130 @@
+"""Append-only entries of one source, numbered densely from 1, each a small JSON object created once, never edited.
+
+The landing log and the decision log are both such journals. The conditional PUT makes the number: of two writers that
+try the same one, exactly one gets it, and the other reads what is new and decides anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from lakehouse.core.errors import IntegrityError, TransientError
+from lakehouse.ledger.store import ObjectStore
+
+DIGITS = 12
+_SOURCE = re.compile(r"[a-z][a-z0-9_]{0,62}\.[a-z][a-z0-9_]{0,62}\Z")
+_TRIES = 100
+
+
+class Numbered(Protocol):
+    """What a journal holds."""
+
+    @property
+    def number(self) -> int:
+        """Its place in the journal, from 1."""
+        ...
+
+
+Entry = TypeVar("Entry", bound=Numbered)
+
+
+@dataclass(frozen=True)
+class Journal(Generic[Entry]):
+    """One source's entries under ``<root>/<source>/``. ``parse`` and ``render`` convert to and from JSON values."""
+
+    store: ObjectStore
+    root: str
+    source: str
+    parse: Callable[[Mapping[str, Any]], Entry]
+    render: Callable[[Entry], Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        if not _SOURCE.match(self.source):
+            raise IntegrityError(f"{self.source!r} is not the name of a source", where=self.root)
+
+    @property
+    def prefix(self) -> str:
+        """Where the entries are, below the bucket."""
+        return f"{self.root}/{self.source}/"
+
+    def key(self, number: int) -> str:
+        """The object of one entry; keys sort as their numbers do."""
+        return f"{self.prefix}{number:0{DIGITS}d}.json"
+
+    def last_number(self, after: int = 0) -> int:
+        """The number of the newest entry, found with one listing from a known one on.
+
+        Raises :class:`IntegrityError` on a gap, and where the known entry is not there: an emptied or foreign bucket
+        must not look like nothing to do.
+        """
+        number = max(after - 1, 0)
+        for found in self.store.list_after(self.prefix, self.key(number) if number else ""):
+            number += 1
+            if found.key != self.key(number):
+                raise self._damaged(f"number {number} was expected, {found.key.removeprefix(self.prefix)!r} found")
+        if number < after:
+            raise self._damaged(f"entry {after} was consumed and is not there")
+        return number
+
+    def read(self, after: int = 0) -> list[Entry]:
+        """All entries after a number: one listing, then the objects in parallel."""
+        return self.read_range(after, self.last_number(after))
+
+    def read_range(self, after: int, through: int) -> list[Entry]:
+        """The entries ``after`` < number ≤ ``through``, which are known to exist."""
+        numbers = range(after + 1, through + 1)
+        bodies = self.store.get_many([self.key(number) for number in numbers])
+        return [self._decode(number, body) for number, body in zip(numbers, bodies, strict=True)]
+
+    def append(
+        self, known: Sequence[Entry], decide: Callable[[Sequence[Entry], int], Entry | None]
+    ) -> tuple[list[Entry], Entry | None]:
+        """Write the entry that ``decide`` makes of all entries and the next number, or nothing when it says None.
+
+        Returns all entries as read by then, and the one that was written. ``decide`` is asked again whenever another
+        writer was first. ``known`` must be all entries up to some number.
+        """
+        entries = list(known) or self.read()
+        for _ in range(_TRIES):
+            number = len(entries) + 1
+            entry = decide(entries, number)
+            if entry is None:
+                return entries, None
+            body = self._encode(entry)
+            if self.store.put_if_absent(self.key(number), body) or self.store.get(self.key(number)) == body:
+                return [*entries, entry], entry  # the same bytes there: our own PUT, whose first answer was lost
+            entries += self.read(after=len(entries))
+        raise TransientError(f"other writers were first {_TRIES} times", where=self.prefix, todo="run it again")
+
+    def _encode(self, entry: Entry) -> bytes:
+        return json.dumps(self.render(entry), ensure_ascii=False, sort_keys=True, indent=1).encode()
+
+    def _decode(self, number: int, body: bytes) -> Entry:
+        try:
+            entry = self.parse(json.loads(body))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(f"entry {number} cannot be read: {type(error).__name__}: {error}") from None
+        if entry.number != number:
+            raise self._damaged(f"entry {number} says that it is number {entry.number}")
+        return entry
+
+    def _damaged(self, what: str) -> IntegrityError:
+        return IntegrityError(
+            f"the journal of {self.source} is damaged: {what}",
+            where=f"s3://{self.store.bucket}/{self.prefix}",
+            untouched="everything; journals are never edited",
+            todo="bring the missing or damaged object back from a backup set; never renumber",
+        )
+
+
+def check_version(value: Mapping[str, Any], reads: int) -> None:
+    """Raise :class:`IntegrityError` unless an entry has the format that this version reads."""
+    if value.get("format_version") != reads:
+        raise IntegrityError(
+            f"an entry of the ledger has format {value.get('format_version')!r}, this version reads {reads}",
+            todo="use the version of the lakehouse that wrote it, or upgrade",
+        )

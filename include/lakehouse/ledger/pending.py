@@ -1,0 +1,84 @@
+"""What a table has still to consume of a source. One listing for each log, no JVM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lakehouse.ledger.decisions import Decision, decision_log
+from lakehouse.ledger.live import LiveSet, live
+from lakehouse.ledger.log import Batch, landing_log
+from lakehouse.ledger.store import ObjectStore
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far both logs of a source were consumed: numbers of the last batch and the last decision, 0 for none."""
+
+    through: int = 0
+    decisions: int = 0
+
+
+@dataclass(frozen=True)
+class Pending:
+    """From one position to the next. ``log`` is the whole landing log up to ``end.through``; both empty when idle.
+
+    ``remaining`` counts the batches that a limit left for a later pass.
+    """
+
+    source: str
+    start: Position
+    end: Position
+    log: tuple[Batch, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    before: LiveSet = LiveSet()
+    after: LiveSet = LiveSet()
+    remaining: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither log has anything new."""
+        return self.start == self.end
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """The new batches, oldest first."""
+        return self.log[self.start.through :]
+
+    @property
+    def added(self) -> frozenset[int]:
+        """What became live: new batches, and old ones that were released or are live again."""
+        return self.after.live - self.before.live
+
+    @property
+    def removed(self) -> frozenset[int]:
+        """What was live and no longer is."""
+        return self.before.live - self.after.live
+
+    def batch(self, number: int) -> Batch:
+        """A batch by its number."""
+        return self.log[number - 1]
+
+
+def pending(store: ObjectStore, source: str, position: Position, limit: int | None = None) -> Pending:
+    """What is new after a position: at most ``limit`` batches, and all decisions.
+
+    Raises :class:`IntegrityError` where the position lies beyond the end of a log: entries were lost.
+    """
+    batches, decided = landing_log(store, source), decision_log(store, source)
+    newest = Position(batches.last_number(position.through), decided.last_number(position.decisions))
+    if newest == position:
+        return Pending(source, position, position)
+    log = tuple(batches.read_range(0, newest.through))
+    decisions = tuple(decided.read_range(0, newest.decisions))
+    through = newest.through if limit is None else min(newest.through, position.through + limit)
+    end = Position(through, newest.decisions)
+    return Pending(
+        source,
+        position,
+        end,
+        log[:through],
+        decisions[position.decisions :],
+        live(log, decisions, position.through, position.decisions),
+        live(log, decisions, end.through, end.decisions),
+        remaining=newest.through - through,
+    )
