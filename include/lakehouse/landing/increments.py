@@ -15,7 +15,7 @@ from lakehouse.core.errors import TransientError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.settings import Settings
 from lakehouse.landing.postgres import Extract, connection, extract
-from lakehouse.landing.results import UnitResult
+from lakehouse.landing.results import Status, UnitResult
 from lakehouse.landing.upload import Measured, upload
 from lakehouse.ledger.log import Batch, LandedFile, append, read_log
 from lakehouse.ledger.store import ObjectStore, Reader
@@ -37,7 +37,7 @@ def land_increment(
             with connection(contract, settings) as opened:
                 taken = extract(opened, contract, previous, out)
             if is_dry_run or not taken.records:
-                status = "would_land" if taken.records else "unchanged"
+                status: Status = "would_land" if taken.records else "unchanged"
                 return UnitResult(contract.name, unit, status, records=taken.records)
             batches, written = _land(contract, store, clock, unit, batches, taken, out)
         if written is not None:

@@ -12,7 +12,7 @@ from lakehouse.core.errors import SettingsError, SourceError
 from lakehouse.core.settings import Settings
 from lakehouse.landing.files import FilesLanding, FilesSource
 from lakehouse.landing.places import open_place
-from lakehouse.landing.results import LandResult, Note, Progress
+from lakehouse.landing.results import LandResult, Note, Progress, printable
 from lakehouse.ledger.store import ObjectStore
 
 
@@ -57,6 +57,9 @@ def land(
         except SourceError as error:
             reason = " — ".join(filter(None, (error.what, error.where, error.todo)))
             result += LandResult(refused_files=(Note(contract.name, "", reason, error.is_retryable),))
+        except OSError as error:  # of this machine: no space for the extract, a folder that vanished
+            reason = f"{error.strerror or type(error).__name__} {printable(str(error.filename or ''))}".strip()
+            result += LandResult(refused_files=(Note(contract.name, "", reason, is_retryable=True),))
     return result
 
 

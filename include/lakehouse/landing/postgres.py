@@ -105,7 +105,9 @@ def extract(opened: Connection, contract: Contract, previous: str | None, out: B
     records = 0
     with (
         opened.cursor().copy(_query(spec, taken, previous)) as copy,
-        zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL).stream_writer(hashed, closefd=False) as lines,
+        zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL).stream_writer(
+            cast(BinaryIO, hashed), closefd=False
+        ) as lines,
     ):
         names = [column.name for column in taken]
         for row in copy.rows():
@@ -127,7 +129,8 @@ def _table(spec: PostgresSource) -> sql.Identifier:
 
 def _query(spec: PostgresSource, columns: Sequence[Column], previous: str | None) -> sql.Composed:
     """One COPY. The comparison with the snapshot's xmin lets an index on the transaction column be used."""
-    transaction, condition = sql.Identifier(spec.transaction_column), sql.SQL("true")
+    transaction = sql.Identifier(spec.transaction_column)
+    condition: sql.Composable = sql.SQL("true")
     if previous is not None:
         condition = sql.SQL(
             "NOT pg_visible_in_snapshot({column}, {previous}::pg_snapshot)"
