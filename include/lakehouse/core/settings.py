@@ -54,6 +54,8 @@ class Settings(BaseSettings):
 
     s3_port: int = Field(0, description="Port for the S3 server that `up` starts; 0 means any free one.")
 
+    ivy_settings: Path | None = Field(None, description="Ivy settings file for `setup`, for people behind a mirror.")
+
     spark_master: str = "local[*]"
     spark_driver_memory: str = "2g"
 

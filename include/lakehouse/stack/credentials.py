@@ -1,0 +1,129 @@
+"""Generated credentials: made once, kept across ``down`` and ``up``, in files that only their owner can read.
+
+``stack.admin.env`` holds every secret of the local servers. ``stack.env`` holds what jobs need, as ``LAKEHOUSE_*``
+lines, and is derived from it and from the servers' ports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlparse
+
+from lakehouse.core.settings import Settings
+from lakehouse.stack.files import read_env, write_env
+from lakehouse.stack.ports import LOOPBACK
+from lakehouse.stack.roles import INGEST, SOURCES_DATABASE, SOURCES_OWNER, Passwords
+
+_ADMIN_NAMES = (
+    "POSTGRES_SUPERUSER_PASSWORD",
+    "CATALOG_PASSWORD",
+    "READER_PASSWORD",
+    "BACKUP_PASSWORD",
+    "RESTORER_PASSWORD",
+    "SOURCE_OWNER_PASSWORD",
+    "INGEST_PASSWORD",
+    "S3_ACCESS_KEY_ID",
+    "S3_SECRET_ACCESS_KEY",
+)
+_SECRET_BYTES = 24
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Every secret of the local servers; never shown."""
+
+    passwords: Passwords
+    s3_access_key_id: str
+    s3_secret_access_key: str = field(repr=False)
+
+    def fingerprint(self, *facts: object) -> str:
+        """A short digest of secrets and facts, to tell whether a running server was set up with just these."""
+        text = repr((vars(self.passwords), self.s3_access_key_id, self.s3_secret_access_key, facts))
+        return hmac.new(self.passwords.superuser.encode(), text.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def env_path(home: Path) -> Path:
+    """The file that settings are read from."""
+    return home / "stack.env"
+
+
+def admin_path(home: Path) -> Path:
+    """The file of the superuser's and the other roles' secrets."""
+    return home / "stack.admin.env"
+
+
+def load_or_create(settings: Settings) -> Credentials:
+    """The kept secrets, made now where there are none. Secrets that are set in the environment win."""
+    kept = read_env(admin_path(settings.home))
+    full = {name: kept.get(name) or secrets.token_urlsafe(_SECRET_BYTES) for name in _ADMIN_NAMES}
+    full = {name: value.lstrip("-_") if name not in kept else value for name, value in full.items()}
+    if full != kept:
+        write_env(admin_path(settings.home), full, "Secrets of the local servers. Kept: without them, no way in.")
+    return _with_settings(full, settings)
+
+
+def _with_settings(kept: dict[str, str], settings: Settings) -> Credentials:
+    passwords = Passwords(
+        superuser=kept["POSTGRES_SUPERUSER_PASSWORD"],
+        catalog=settings.catalog_password.get_secret_value() or kept["CATALOG_PASSWORD"],
+        reader=settings.reader_password.get_secret_value() or kept["READER_PASSWORD"],
+        backup=kept["BACKUP_PASSWORD"],
+        restorer=kept["RESTORER_PASSWORD"],
+        source_owner=kept["SOURCE_OWNER_PASSWORD"],
+        ingest=kept["INGEST_PASSWORD"],
+    )
+    return Credentials(
+        passwords,
+        settings.s3_access_key_id or kept["S3_ACCESS_KEY_ID"],
+        settings.s3_secret_access_key.get_secret_value() or kept["S3_SECRET_ACCESS_KEY"],
+    )
+
+
+def s3_lines(credentials: Credentials, port: int) -> dict[str, str]:
+    """The lines of ``stack.env`` for a local S3 server."""
+    return {
+        "LAKEHOUSE_S3_ENDPOINT": f"http://{LOOPBACK}:{port}",
+        "LAKEHOUSE_S3_ACCESS_KEY_ID": credentials.s3_access_key_id,
+        "LAKEHOUSE_S3_SECRET_ACCESS_KEY": credentials.s3_secret_access_key,
+    }
+
+
+def postgres_lines(settings: Settings, credentials: Credentials, port: int) -> dict[str, str]:
+    """The lines of ``stack.env`` for a local PostgreSQL."""
+    passwords = credentials.passwords
+    source = f"{LOOPBACK}:{port}/{SOURCES_DATABASE}"
+    return {
+        "LAKEHOUSE_POSTGRES_HOST": LOOPBACK,
+        "LAKEHOUSE_POSTGRES_PORT": str(port),
+        "LAKEHOUSE_CATALOG_USER": settings.catalog_user,
+        "LAKEHOUSE_CATALOG_PASSWORD": passwords.catalog,
+        "LAKEHOUSE_READER_USER": settings.reader_user,
+        "LAKEHOUSE_READER_PASSWORD": passwords.reader,
+        "LAKEHOUSE_CONNECTIONS__CRM": f"postgresql://{INGEST}:{passwords.ingest}@{source}",
+        "LAKEHOUSE_CONNECTIONS__CRM_OWNER": f"postgresql://{SOURCES_OWNER}:{passwords.source_owner}@{source}",
+    }
+
+
+def read_stack_env(home: Path) -> dict[str, str]:
+    """The lines of ``stack.env``; empty before the first ``up``."""
+    return read_env(env_path(home))
+
+
+def write_stack_env(home: Path, lines: dict[str, str]) -> None:
+    """Write ``stack.env`` unless it says the same already."""
+    if read_stack_env(home) != lines:
+        write_env(env_path(home), lines, "Written by `lakehouse up`; the environment wins over it.")
+
+
+def remembered_s3_port(home: Path) -> int:
+    """The port that the S3 server had last, 0 when there was none."""
+    return urlparse(read_stack_env(home).get("LAKEHOUSE_S3_ENDPOINT", "")).port or 0
+
+
+def remembered_postgres_port(home: Path) -> int:
+    """The port that PostgreSQL had last, 0 when there was none."""
+    return int(read_stack_env(home).get("LAKEHOUSE_POSTGRES_PORT") or 0)

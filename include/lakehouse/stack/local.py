@@ -1,0 +1,204 @@
+"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL and an S3 server on loopback.
+
+A server that the settings place elsewhere is never started or stopped, only checked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import SecretStr
+from rich.console import Console
+
+from lakehouse.core.settings import Settings
+from lakehouse.stack import buckets, credentials, external, minio, ports, postgres, roles, supervisor
+from lakehouse.stack.credentials import Credentials
+from lakehouse.stack.files import file_lock, private_folder
+from lakehouse.stack.model import ServerStatus, StackStatus, Stopped
+from lakehouse.stack.processes import User
+from lakehouse.stack.supervisor import Identity, Launch
+
+_LOCK_SECONDS = 2400.0
+_MINIO_STOP = ((signal.SIGTERM, 15.0),)
+_STAND_IN = (
+    "moto stands in for MinIO: it keeps data in MEMORY ONLY, and loses it when it stops. It is for trying out, "
+    "never for data that matters"
+)
+
+
+def identities(home: Path) -> tuple[Identity, Identity, Identity]:
+    """Every server that could be ours: PostgreSQL, MinIO, and moto in MinIO's place."""
+    return (
+        Identity("postgresql", "postgres", postgres.PROGRAM, home, postgres.STOP),
+        Identity("s3", "minio", minio.PROGRAM, home, _MINIO_STOP),
+        Identity("s3", "moto", "python", home, _MINIO_STOP),
+    )
+
+
+def up(settings: Settings, console: Console | None = None) -> StackStatus:
+    """Start what doesn't run, make it ready, and write ``stack.env``; nothing happens to what is up already.
+
+    Call :func:`lakehouse.core.settings.load_settings` afterwards. Raises :class:`StackError` when a server cannot be
+    started, or an external one cannot be used.
+    """
+    home = settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    with file_lock(home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
+        kept = credentials.load_or_create(settings)
+        lines: dict[str, str] = {}
+        _postgres_up(settings, kept, lines)
+        _s3_up(settings, kept, lines, console)
+        credentials.write_stack_env(home, lines)
+        found = status(settings)
+    external.require_usable(found)
+    return found
+
+
+def down(settings: Settings) -> Stopped:
+    """Stop every server of this stack that is ours, with its children; the data and credentials stay."""
+    if not settings.home.exists():
+        return Stopped(())
+    with file_lock(settings.home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
+        stopped = [one.kind for one in identities(settings.home) if supervisor.ensure_down(one)]
+        postgres.stop_orphans(settings.home / "postgres")
+    return Stopped(tuple(stopped))
+
+
+def status(settings: Settings) -> StackStatus:
+    """How the servers are now. Local ones by process and port, external ones by using them."""
+    postgresql, minio_server, moto_server = identities(settings.home)
+    s3_server = moto_server if supervisor.current(moto_server) else minio_server
+    servers = (
+        external.postgres_status(settings) if external.is_postgres_external(settings) else _local_status(postgresql),
+        external.s3_status(settings) if external.is_s3_external(settings) else _local_status(s3_server),
+    )
+    notices = (_STAND_IN,) if any(server.kind == "moto" for server in servers) else ()
+    return StackStatus(str(settings.home), servers, notices)
+
+
+def _local_status(identity: Identity) -> ServerStatus:
+    record = supervisor.current(identity)
+    if record is None:
+        return ServerStatus(identity.name, identity.kind, "down", "", 0, "run `lakehouse up`")
+    address = f"{ports.LOOPBACK}:{record.port}"
+    if not ports.is_answered(ports.LOOPBACK, record.port):
+        return ServerStatus(
+            identity.name, identity.kind, "unreachable", address, record.pid, "it accepts no connection"
+        )
+    if not record.ready_for:
+        return ServerStatus(identity.name, identity.kind, "unreachable", address, record.pid, "`up` was cut short")
+    return ServerStatus(identity.name, identity.kind, "up", address, record.pid, str(identity.data))
+
+
+def _remember(home: Path, lines: dict[str, str], new: Callable[[int], dict[str, str]]) -> Callable[[int], None]:
+    """Write a server's port and credentials down before it starts, so that a cut start can be taken up again."""
+
+    def write(port: int) -> None:
+        lines.update(new(port))
+        credentials.write_stack_env(home, {**credentials.read_stack_env(home), **lines})
+
+    return write
+
+
+def _postgres_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -> None:
+    identity = identities(settings.home)[0]
+    if external.is_postgres_external(settings):
+        supervisor.ensure_down(identity)
+        return
+    remember = _remember(settings.home, lines, lambda port: credentials.postgres_lines(settings, kept, port))
+    supervisor.ensure_up(identity, _postgres_launch(settings, kept, identity), remember)
+
+
+def _postgres_launch(settings: Settings, kept: Credentials, identity: Identity) -> Launch:
+    remembered = credentials.remembered_postgres_port(settings.home)
+    is_set = settings.postgres_port != remembered or "LAKEHOUSE_POSTGRES_PORT" in os.environ
+    wanted = settings.postgres_port if is_set else 0
+    password = kept.passwords.superuser
+    facts = (settings.catalog_database, settings.catalog_user, settings.reader_user, wanted)
+    return Launch(
+        wanted_port=wanted,
+        remembered_port=remembered,
+        port_setting="LAKEHOUSE_POSTGRES_PORT",
+        ready_for=kept.fingerprint(*facts),
+        prepare=lambda: postgres.prepare(identity.data, password),
+        command=lambda port: postgres.command(identity.data, port),
+        environment=postgres.environment(),
+        is_ready=lambda port: postgres.is_ready(port, password),
+        make_ready=lambda port: roles.provision(settings, port, kept.passwords),
+        start_seconds=postgres.START_SECONDS,
+    )
+
+
+def _s3_up(settings: Settings, kept: Credentials, lines: dict[str, str], console: Console | None) -> None:
+    _, minio_server, moto_server = identities(settings.home)
+    if external.is_s3_external(settings):
+        supervisor.ensure_down(minio_server)
+        supervisor.ensure_down(moto_server)
+        return
+    program = _s3_program(settings, minio_server, moto_server, console)
+    identity, other = (minio_server, moto_server) if program else (moto_server, minio_server)
+    supervisor.ensure_down(other)
+    remember = _remember(settings.home, lines, lambda port: credentials.s3_lines(kept, port))
+    supervisor.ensure_up(identity, _s3_launch(settings, kept, identity, program), remember)
+
+
+def _s3_program(
+    settings: Settings, minio_server: Identity, moto_server: Identity, console: Console | None
+) -> Path | None:
+    """MinIO's program, or None for the stand-in. A server that runs already is kept."""
+    if settings.s3_server == "moto" or (settings.s3_server == "auto" and supervisor.current(moto_server)):
+        return None
+    if record := supervisor.current(minio_server):
+        return Path(record.executable)
+    found = minio.find_or_build(settings.cache, console)
+    if found.path is None and settings.s3_server == "auto" and not minio_server.data.exists():
+        (console or Console(stderr=True)).print(f"[bold red]{_STAND_IN}[/] ({found.reason})")
+        return None
+    return minio.require(found)
+
+
+def _s3_launch(settings: Settings, kept: Credentials, identity: Identity, program: Path | None) -> Launch:
+    return Launch(
+        wanted_port=settings.s3_port,
+        remembered_port=credentials.remembered_s3_port(settings.home),
+        port_setting="LAKEHOUSE_S3_PORT",
+        ready_for=kept.fingerprint(*buckets.buckets_of(settings), settings.s3_port),
+        prepare=lambda: _make_folder(identity.data),
+        command=lambda port: _s3_command(identity, program, port),
+        environment=_s3_environment(kept, program),
+        is_ready=lambda port: ports.is_answered(ports.LOOPBACK, port),
+        make_ready=lambda port: buckets.create(_at(settings, kept, port)),
+        start_seconds=60.0,
+    )
+
+
+def _make_folder(data: Path) -> User | None:
+    private_folder(data)
+    return None
+
+
+def _s3_command(identity: Identity, program: Path | None, port: int) -> list[str]:
+    if program:
+        return minio.command(program, identity.data, port, ports.any_free())
+    return [sys.executable, "-m", "lakehouse.stack.moto_server", str(port), str(identity.data)]
+
+
+def _s3_environment(kept: Credentials, program: Path | None) -> dict[str, str]:
+    if program:
+        return minio.environment(kept.s3_access_key_id, kept.s3_secret_access_key)
+    return {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+
+
+def _at(settings: Settings, kept: Credentials, port: int) -> Settings:
+    """The settings as they will be once ``stack.env`` is read."""
+    return settings.model_copy(
+        update={
+            "s3_endpoint": f"http://{ports.LOOPBACK}:{port}",
+            "s3_access_key_id": kept.s3_access_key_id,
+            "s3_secret_access_key": SecretStr(kept.s3_secret_access_key),
+        }
+    )
