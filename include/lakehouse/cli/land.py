@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lakehouse.contracts.model import Contract
     from lakehouse.landing.land import Request
-    from lakehouse.landing.results import LandResult, UnitResult
+    from lakehouse.landing.results import LandResult, Status, UnitResult
 
 _MOST_ROWS = 40
 
@@ -120,13 +120,12 @@ def _print(result: LandResult, seconds: float) -> None:
         console.print(_units(result) if len(result.units) <= _MOST_ROWS else _summary(result))
     for note in result.ignored_files:
         console.print(f"passed over {escape(str(note))}", style="dim", highlight=False, soft_wrap=True)
+    statuses: tuple[Status, ...] = ("landed", "would_land", "unchanged", "refused")
     counts = ", ".join(
-        f"{len(units)} {status.replace('_', ' ')}"
-        for status in ("landed", "would_land", "unchanged", "refused")
-        if (units := result.of(status)) or status == "landed"
+        f"{len(units)} {status.replace('_', ' ')}" for status in statuses if (units := result.of(status))
     )
     size = sum(unit.size_bytes for unit in result.of("landed"))
-    console.print(f"units: {counts}; {size / 1e6:.1f} MB landed in {seconds:.1f} s", highlight=False)
+    console.print(f"units: {counts or 'none'}; {size / 1e6:.1f} MB landed in {seconds:.1f} s", highlight=False)
 
 
 def _units(result: LandResult) -> Any:
@@ -175,5 +174,5 @@ def _table(*columns: str) -> Any:
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         is_number = column in ("batch", "files", "records", "bytes", "units")
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=column != "note")
     return table
