@@ -110,7 +110,7 @@ def compile_index(directory: Path) -> Index:
 
     files = _hashes(directory)
     index = build_index(load_contracts(directory), files)
-    _write(directory / INDEX_NAME, json.dumps({"format": _FORMAT, **asdict(index)}, sort_keys=True, indent=1))
+    _write(directory / INDEX_NAME, json.dumps({"format": _FORMAT, **asdict(index)}, indent=1))
     return index
 
 

@@ -42,7 +42,7 @@ def contract_files(directory: Path) -> list[Path]:
 def load_contract(path: Path) -> Contract:
     """Read one contract. Raises ContractError with all its problems; references to others are not followed."""
     loaded = _load_one(path)
-    _raise(list(loaded.problems))
+    raise_problems(list(loaded.problems))
     assert loaded.value is not None  # noqa: S101 - a file without a value has problems
     return loaded.value
 
@@ -50,7 +50,7 @@ def load_contract(path: Path) -> Contract:
 def load_contracts(directory: Path) -> dict[str, Contract]:
     """All contracts by name, sorted. Raises ContractError with all problems of all files."""
     contracts, problems = _load_all(directory)
-    _raise(problems)
+    raise_problems(problems)
     return contracts
 
 
@@ -68,7 +68,7 @@ def _load_all(directory: Path) -> tuple[dict[str, Contract], list[Problem]]:
     readable = {one.value.name: one for one in loaded if one.value is not None}
     contracts = {name: one.value for name, one in sorted(readable.items()) if one.value is not None}
     for name, finding in check_together(contracts):
-        problems.append(_problem(readable[name], finding.path, finding.message))
+        problems.append(problem_at(readable[name], finding.path, finding.message))
     return contracts, sorted(problems, key=lambda problem: (problem.file, problem.line, problem.field))
 
 
@@ -87,10 +87,10 @@ def _load_one(path: Path) -> Loaded[Contract]:
     loaded = load_model(path, Contract)
     if loaded.value is None:
         return loaded
-    found = [_problem(loaded, finding.path, finding.message) for finding in check_contract(loaded.value)]
+    found = [problem_at(loaded, finding.path, finding.message) for finding in check_contract(loaded.value)]
     for field, expected in (("domain", path.parent.name), ("dataset", path.stem)):
         if getattr(loaded.value, field) != expected:
-            found.append(_problem(loaded, (field,), f"must be {expected!r}, as the file says"))
+            found.append(problem_at(loaded, (field,), f"must be {expected!r}, as the file says"))
     return replace(loaded, problems=(*loaded.problems, *found))
 
 
@@ -101,11 +101,11 @@ def load_model(path: Path, model: type[M]) -> Loaded[M]:
     except (yaml.YAMLError, ValueError, OSError) as error:
         return Loaded(path, None, None, (_unreadable(path, error),))
     loaded: Loaded[M] = Loaded(path, None, document, ())
-    problems = [_problem(loaded, twice, "stands twice") for twice in document.duplicates]
+    problems = [problem_at(loaded, twice, "stands twice") for twice in document.duplicates]
     try:
         value = model.model_validate(document.value)
     except ValidationError as error:
-        problems += [_problem(loaded, _path(item["loc"]), _message(item)) for item in error.errors(include_url=False)]
+        problems += [problem_at(loaded, _path(item["loc"]), _message(item)) for item in error.errors(include_url=False)]
         return replace(loaded, problems=tuple(problems))
     return replace(loaded, value=value, problems=tuple(problems))
 
@@ -141,7 +141,8 @@ def _message(error: Any) -> str:
     return f"{error['msg'].removeprefix('Value error, ')}{told if error['type'] != 'value_error' else ''}"
 
 
-def _problem(loaded: Loaded[Any], path: FieldPath, message: str) -> Problem:
+def problem_at(loaded: Loaded[Any], path: FieldPath, message: str) -> Problem:
+    """A problem at a path of a file that was read."""
     line = loaded.document.line(path) if loaded.document else 1
     return Problem(shown(loaded.path), line, ".".join(map(str, path)), message)
 
@@ -152,7 +153,8 @@ def shown(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def _raise(problems: list[Problem]) -> None:
+def raise_problems(problems: list[Problem]) -> None:
+    """Raise ContractError where there are any."""
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ContractError(
