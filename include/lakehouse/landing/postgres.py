@@ -123,8 +123,13 @@ def _spec(contract: Contract) -> PostgresSource:
     return contract.source.postgres
 
 
+def _schema_and_name(spec: PostgresSource) -> tuple[str, str]:
+    schema, _, name = spec.table.partition(".")
+    return schema, name
+
+
 def _table(spec: PostgresSource) -> sql.Identifier:
-    return sql.Identifier(*spec.table.split("."))
+    return sql.Identifier(*_schema_and_name(spec))
 
 
 def _query(spec: PostgresSource, columns: Sequence[Column], previous: str | None) -> sql.Composed:
@@ -158,7 +163,7 @@ def _columns(opened: Connection, contract: Contract) -> list[Column]:
         "SELECT a.attname::text, format_type(a.atttypid, NULL) FROM pg_attribute a"
         " JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-        tuple(spec.table.split(".")),
+        _schema_and_name(spec),
     ).fetchall()
     columns = [Column(str(name), str(type_)) for name, type_ in found]
     if not columns:
@@ -254,7 +259,7 @@ def _read_errors(contract: Contract) -> Iterator[None]:
         raise SourceError(
             f"not allowed: {error.diag.message_primary}",
             where=where,
-            todo=f"as its owner: GRANT USAGE ON SCHEMA {spec.table.split('.')[0]} TO …; GRANT SELECT ON {spec.table}"
+            todo=f"as its owner: GRANT USAGE ON SCHEMA {_schema_and_name(spec)[0]} TO …; GRANT SELECT ON {spec.table}"
             " TO …",
         ) from None
     except (errors.UndefinedColumn, errors.UndefinedTable, errors.InvalidSchemaName) as error:
