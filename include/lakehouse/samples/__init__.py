@@ -1,0 +1,1 @@
+"""Sample sources: seeded, of any size, with the irregularities that reality brings."""
