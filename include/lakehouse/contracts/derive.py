@@ -68,8 +68,7 @@ def history_of(table: Table, name: str) -> int | None:
     """A dimension attribute's SCD type; None for keys and for facts' columns."""
     if table.kind == "fact" or name not in table.attributes:
         return None
-    history = table.columns[name].history
-    return 2 if history is None else history
+    return table.history(name)
 
 
 def hours(duration: str) -> int:

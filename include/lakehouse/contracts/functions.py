@@ -174,10 +174,14 @@ def _integral(values: list[Typed]) -> DataType:
     return DataType("decimal", min(38, kind.precision - kind.scale + 1), 0) if kind.name == "decimal" else LONG
 
 
-def _months_later(values: list[Typed]) -> str:
-    """Only within the years that a calendar has: Spark raises where the result overflows."""
-    day, months = (value.sql for value in values)
-    return f"if({day} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31', add_months({day}, {months}), NULL)"
+def _within_calendar(name: str) -> Callable[[list[Typed]], str]:
+    """Only for the years that a calendar has: at the ends of what a date can hold, Spark's function raises."""
+
+    def template(values: list[Typed]) -> str:
+        day, other = (value.sql for value in values)
+        return f"if({day} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31', {name}({day}, {other}), NULL)"
+
+    return template
 
 
 def _infix(word: str) -> Callable[[list[Typed]], str]:
@@ -271,9 +275,9 @@ _FUNCTIONS: dict[type[exp.Expression], Signature] = {
     exp.Second: _date_part("second", _moment),
     exp.TsOrDsAdd: Signature("date_add", _TWO, (_day, _whole), DATE, flags=("unit",)),
     exp.DateDiff: Signature("datediff", _TWO, (_day,), INT),
-    exp.AddMonths: Signature("add_months", _TWO, (_day, _INTEGER), DATE, template=_months_later),
+    exp.AddMonths: Signature("add_months", _TWO, (_day, _INTEGER), DATE, template=_within_calendar("add_months")),
     exp.LastDay: Signature("last_day", _ONE, (_day,), DATE),
-    exp.DateTrunc: Signature("trunc", ("this", "unit"), (_day, _trunc_unit), DATE),
+    exp.DateTrunc: Signature("trunc", ("this", "unit"), (_day, _trunc_unit), DATE, template=_within_calendar("trunc")),
 }
 _BY_NAME = {
     "isnull": Signature("isnull", ("expressions",), (_any,), BOOLEAN),
