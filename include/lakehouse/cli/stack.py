@@ -55,10 +55,7 @@ def up(as_json: AsJson = False) -> None:
     """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up."""
     from lakehouse.stack import up as bring_up
 
-    progress = Console(stderr=True)
-    with progress.status("starting the local stack"):
-        found = bring_up(load_settings(), None)
-    _print_status(found, as_json)
+    _print_status(bring_up(load_settings(), Console(stderr=True)), as_json)
 
 
 def down(as_json: AsJson = False) -> None:

@@ -47,8 +47,10 @@ def _can_enter(user: User, folder: Path) -> bool:
     state = folder.stat()
     if state.st_uid == user.uid:
         return bool(state.st_mode & stat.S_IXUSR)
-    if (_USER, user.uid) in _read_acl(folder):
-        return bool(_read_acl(folder)[_USER, user.uid] & _ENTER)
+    entries = _read_acl(folder)
+    if (_USER, user.uid) in entries:
+        # A later chmod of the folder takes rights away through the mask.
+        return bool(entries[_USER, user.uid] & entries.get((_MASK, _NO_ID), _ENTER) & _ENTER)
     return bool(state.st_mode & (stat.S_IXGRP if state.st_gid == user.gid else stat.S_IXOTH))
 
 

@@ -64,6 +64,7 @@ def down(settings: Settings) -> Stopped:
         return Stopped(())
     with file_lock(settings.home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
         stopped = [one.kind for one in identities(settings.home) if supervisor.ensure_down(one)]
+        postgres.clear_unfinished(settings.home)
         postgres.stop_orphans(settings.home / "postgres")
     return Stopped(tuple(stopped))
 

@@ -71,10 +71,28 @@ def _works_in(process: psutil.Process, data: Path) -> bool:
         return False
 
 
+def clear_unfinished(home: Path) -> None:
+    """Remove what an initdb that was cut short left, after ending it: it outlives the `up` that started it."""
+    for leftover in home.glob(f"{_UNFINISHED}*"):
+        data = leftover / "data"
+        running = [process for process in psutil.process_iter() if _initialises(process, data)]
+        for process in running:
+            process.kill()
+        psutil.wait_procs(running, timeout=_ORPHAN_SECONDS)
+        stop_orphans(data)
+        shutil.rmtree(leftover)
+
+
+def _initialises(process: psutil.Process, data: Path) -> bool:
+    try:
+        return process.name() == "initdb" and f"--pgdata={data}" in process.cmdline() and is_alive(process)
+    except psutil.Error:
+        return False
+
+
 def _initialise(data: Path, superuser_password: str, user: User | None) -> None:
     """Run initdb beside the final place and move the result there, so that a half-made folder is never used."""
-    for leftover in data.parent.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(leftover)
+    clear_unfinished(data.parent)
     workplace = Path(tempfile.mkdtemp(dir=data.parent, prefix=_UNFINISHED))
     password_file = workplace / "password"
     password_file.touch(0o600)
