@@ -164,13 +164,14 @@ class Table(Model):
         """A dimension's columns outside its key."""
         return {name: column for name, column in self.columns.items() if name not in self.key}
 
+    def history(self, name: str) -> int:
+        """The SCD type of a dimension's attribute."""
+        history = self.attributes[name].history
+        return 2 if history is None else history
+
     def columns_of_type(self, history: int) -> list[str]:
         """A dimension's attributes of one SCD type, in the contract's order."""
-        return [
-            name
-            for name, column in self.attributes.items()
-            if (2 if column.history is None else column.history) == history
-        ]
+        return [name for name in self.attributes if self.history(name) == history]
 
 
 class Freshness(Model):

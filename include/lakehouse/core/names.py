@@ -12,7 +12,7 @@ _NAMESPACES = ("bronze", "silver", "gold", "quarantine", "ops")
 
 BATCH = "_batch"
 UNIT = "_unit"
-FILE = "_file"
+FILE = "_source_file"  # Iceberg reserves _file
 RECORD = "_record"
 LINE = "_line"
 LANDED_AT = "_landed_at"

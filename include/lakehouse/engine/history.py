@@ -1,0 +1,183 @@
+"""The fold: from observations to versions, as a pure function of what was observed.
+
+An observation is one row of the typed DataFrame (:mod:`lakehouse.engine.typed`): a durable key, an effective time,
+and attributes, or a deletion. The same set gives the same versions, whatever the order or grouping of arrivals. The
+reference that defines the result is ``tests/reference.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
+from pyspark.sql import functions as F
+
+from lakehouse.contracts.model import Table
+from lakehouse.core import names
+from lakehouse.core.names import quote
+from lakehouse.core.types import DataType
+from lakehouse.engine import encoding
+from lakehouse.engine.tables import silver_columns
+from lakehouse.engine.typed import EFFECTIVE, is_deleted, observed_flag
+
+_DELETED = "_deleted"
+_RANK = "_rank"
+TIED = "_tied"
+_LIFE = "_life"
+_START = "_start"
+_END = "_end"
+_NEXT = "_next"
+
+
+def _filled(column: str) -> str:
+    return f"_filled_{column}"
+
+
+def fold(observations: DataFrame, table: Table) -> DataFrame:
+    """The versions of every key in ``observations``: business columns, ``_key`` and ``_version_key``."""
+    return versions(events(moments(observations, table), table), table)
+
+
+def feed_observations(rows: DataFrame, table: Table) -> DataFrame:
+    """Observations of a change feed or of slices: each row is one."""
+    return rows.withColumn(_DELETED, F.expr(is_deleted(table)))
+
+
+def snapshot_observations(
+    good: DataFrame, presence: DataFrame, snapshots: Sequence[tuple[int, datetime]], table: Table
+) -> DataFrame:
+    """Observations of full snapshots: each row is one, and so is each first absence of a key.
+
+    ``presence`` has ``_key`` and ``_batch`` of every row with a readable key, quarantined ones included: a quarantined
+    row closes nothing. ``snapshots`` are the live batches with their effective times.
+    """
+    spark = good.sparkSession
+    ordered = sorted(snapshots, key=lambda snapshot: snapshot[1])
+    index = spark.createDataFrame(
+        [(batch, i, at) for i, (batch, at) in enumerate(ordered)], "_batch long, _index int, _at timestamp"
+    )
+    by_key = Window.partitionBy(names.KEY).orderBy("_index")
+    seen = presence.select(names.KEY, names.BATCH).distinct().join(F.broadcast(index), names.BATCH)
+    following = index.select((F.col("_index") - 1).alias("_index"), F.col("_at").alias(EFFECTIVE))
+    gone = (
+        seen.select(names.KEY, "_index", F.lead("_index").over(by_key).alias("_seen_next"))
+        .where("_seen_next IS NULL OR _seen_next <> _index + 1")
+        .join(F.broadcast(following), "_index")  # the last snapshot has no following one
+        .select(names.KEY, EFFECTIVE, F.lit(True).alias(_DELETED))
+    )
+    return good.withColumn(_DELETED, F.lit(False)).unionByName(gone, allowMissingColumns=True)
+
+
+def moments(observations: DataFrame, table: Table) -> DataFrame:
+    """One row for each key and effective time.
+
+    Where several observations share both, the deletion or not is that of the highest rank, and each attribute is that
+    of the highest rank among those which observed it. Rank: tie-breakers, upsert over delete, hash of the attributes.
+    """
+    rank = F.struct(*_tie_breakers(table), (~F.col(_DELETED)).alias("u"), F.expr(_tie_hash(table)).alias("h"))
+    ranked = observations.withColumn(_RANK, rank)
+    aggregates = [F.max_by(_DELETED, _RANK).alias(_DELETED)]
+    aggregates.append((F.min(f"{_RANK}.h") != F.max(f"{_RANK}.h")).alias(TIED))
+    aggregates += [F.max_by(name, _RANK).alias(name) for name in table.key]
+    for name in table.attributes:
+        observed = F.when(_observes(name), F.col(_RANK))
+        aggregates.append(F.max_by(F.struct(name), observed).alias(name))
+    return ranked.groupBy(names.KEY, EFFECTIVE).agg(*aggregates)
+
+
+def _observes(name: str) -> Column:
+    # The flag is null in the deletions that snapshots imply.
+    return F.coalesce(F.col(observed_flag(name)), F.lit(False)) & ~F.col(_DELETED)
+
+
+def _tie_breakers(table: Table) -> list[Column]:
+    return [
+        _ordered(F.col(tie.column), table.typed[tie.column].type, highest_wins=tie.highest_wins).alias(f"t{i}")
+        for i, tie in enumerate(table.tie_breakers)
+    ]
+
+
+def _ordered(value: Column, kind: DataType, *, highest_wins: bool) -> Column:
+    """A value whose greatest wins. Text that is to lose by height is compared by its inverted digits."""
+    if highest_wins:
+        return value
+    if kind.name in ("int", "long", "double", "decimal"):
+        return -value
+    if kind.name == "timestamp":
+        return -F.unix_micros(value)
+    if kind.name == "date":
+        return -F.unix_date(value)
+    if kind.name == "boolean":
+        return ~value
+    inverted = F.translate(F.hex(F.encode(value, "utf-8")), "0123456789ABCDEF", "FEDCBA9876543210")
+    return F.concat(inverted, F.lit("Z"))
+
+
+def _tie_hash(table: Table) -> str:
+    """A hash of the canonical typed attributes, without provenance; what was not observed counts as such."""
+    fields = []
+    for name in sorted(table.attributes):
+        fields += [(quote(name), table.attributes[name].type), (quote(observed_flag(name)), DataType("boolean"))]
+    return encoding.digest(encoding.encode([*fields, (_DELETED, DataType("boolean"))]))
+
+
+def events(moments: DataFrame, table: Table) -> DataFrame:
+    """What changes a key's versions: starts of versions, and deletions that end one. One row each, with its end."""
+    key = Window.partitionBy(names.KEY).orderBy(EFFECTIVE)
+    before = key.rowsBetween(Window.unboundedPreceding, -1)
+    lives = moments.withColumn(_LIFE, F.coalesce(F.sum(F.col(_DELETED).cast("int")).over(before), F.lit(0)))
+    filled = _with_previous(_with_carried(lives, table), table)
+    was_deleted = F.lag(_DELETED).over(key)
+    is_first = was_deleted.isNull() | was_deleted
+    differs = F.lit(False)
+    for name in table.columns_of_type(2):
+        differs = differs | ~F.col(_filled(name)).eqNullSafe(F.lag(_filled(name)).over(key))
+    marked = filled.withColumn(_START, ~F.col(_DELETED) & (is_first | differs))
+    marked = marked.withColumn(_END, F.col(_DELETED) & ~is_first).where(f"{_START} OR {_END}")
+    return marked.withColumn(_NEXT, F.lead(EFFECTIVE).over(key))
+
+
+def _scope(table: Table) -> WindowSpec:
+    """What one value of types 0, 1 and 3 covers: all versions of a key, or those of one life."""
+    return Window.partitionBy(names.KEY, *([_LIFE] if table.per_life else [])).orderBy(EFFECTIVE)
+
+
+def _whole(table: Table) -> WindowSpec:
+    return _scope(table).rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+
+
+def _with_carried(lives: DataFrame, table: Table) -> DataFrame:
+    """The value of each attribute on each version; a struct around it tells null from not observed."""
+    past = _scope(table).rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    carried = []
+    for name in table.attributes:
+        history = table.history(name)
+        pick = F.first if history == 0 else F.last
+        value = pick(F.col(name), ignorenulls=True).over(past if history == 2 else _whole(table))
+        carried.append(value[name].alias(_filled(name)))
+    return lives.select("*", *carried)
+
+
+def _with_previous(filled: DataFrame, table: Table) -> DataFrame:
+    """Type 3: the last value that differs from the one that stands."""
+    previous = []
+    for name in table.columns_of_type(3):
+        value = F.col(name)
+        differs = value.isNotNull() & ~value[name].eqNullSafe(F.col(_filled(name)))
+        last = F.last(F.when(differs, value), ignorenulls=True).over(_whole(table))
+        previous.append(last[name].alias(_filled(f"previous_{name}")))
+    return filled.select("*", *previous)
+
+
+def versions(events: DataFrame, table: Table) -> DataFrame:
+    """The rows of the dimension, from its events."""
+    values = {name: F.col(name) for name in table.key}
+    values |= {name: F.col(_filled(name)) for name in table.attributes}
+    values |= {f"previous_{n}": F.col(_filled(f"previous_{n}")) for n in table.columns_of_type(3)}
+    values[names.EFFECTIVE_FROM] = F.col(EFFECTIVE)
+    values[names.EFFECTIVE_TO] = F.col(_NEXT)
+    values[names.IS_CURRENT] = F.col(_NEXT).isNull()
+    columns = [values[name].alias(name) for name in silver_columns(table)]
+    version = F.expr(encoding.version_key(names.KEY, EFFECTIVE)).alias(names.VERSION_KEY)
+    return events.where(_START).select(*columns, names.KEY, version)

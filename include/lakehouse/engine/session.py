@@ -1,0 +1,137 @@
+"""The one session builder, and the configuration that every Spark client of the lake shares.
+
+Everything goes through a generated ``spark-defaults.conf`` (mode 0600), so no secret is in argv, and a plain
+``spark-sql`` or a notebook with the same SPARK_CONF_DIR gets at the same tables.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from lakehouse.core.jars import jar_paths
+from lakehouse.core.settings import CATALOG, Settings
+
+_LOG4J = """\
+# Generated. Only what a person has to act on.
+rootLogger.level = error
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n%ex
+logger.python.name = org.apache.spark.api.python
+logger.python.level = off
+logger.executor.name = org.apache.spark.executor.Executor
+logger.executor.level = off
+logger.tasks.name = org.apache.spark.scheduler.TaskSetManager
+logger.tasks.level = off
+"""
+
+
+def catalog_conf(settings: Settings, *, read_only: bool = False) -> dict[str, str]:
+    """Spark's settings of the Iceberg catalog; ``read_only`` signs in with the reader's role."""
+    settings.require_servers()
+    user = settings.reader_user if read_only else settings.catalog_user
+    password = settings.reader_password if read_only else settings.catalog_password
+    # Without socketTimeout and tcpKeepAlive a lost reply would hang the driver for good.
+    uri = (
+        f"jdbc:postgresql://{settings.postgres_host}:{settings.postgres_port}/{settings.catalog_database}"
+        "?socketTimeout=60&connectTimeout=10&tcpKeepAlive=true&ApplicationName=lakehouse-spark"
+    )
+    options = {
+        "type": "jdbc",
+        "uri": uri,
+        "jdbc.user": user,
+        "jdbc.password": password.get_secret_value(),
+        "jdbc.schema-version": "V1",
+        "jdbc.strict-mode": "true",
+        "warehouse": settings.warehouse,
+        "unique-table-location": "true",
+        # A cached table would hide another writer's commit from the ledger check.
+        "cache-enabled": "false",
+        "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+        "s3.path-style-access": "true",
+        "s3.access-key-id": settings.s3_access_key_id,
+        "s3.secret-access-key": settings.s3_secret_access_key.get_secret_value(),
+        "client.region": settings.s3_region,
+    }
+    if settings.s3_endpoint:
+        options["s3.endpoint"] = settings.s3_endpoint
+    prefix = f"spark.sql.catalog.{CATALOG}"
+    return {prefix: "org.apache.iceberg.spark.SparkCatalog"} | {f"{prefix}.{k}": v for k, v in options.items()}
+
+
+def base_conf(settings: Settings) -> dict[str, str]:
+    """Settings of a session that needs no servers."""
+    scratch = settings.home / "spark"
+    return {
+        "spark.master": settings.spark_master,
+        "spark.jars": ",".join(map(str, jar_paths(settings.cache))),
+        "spark.driver.memory": settings.spark_driver_memory,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.local.dir": str(scratch / "tmp"),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        "spark.sql.session.timeZone": "UTC",
+        # Bad text must become null, never an exception that depends on what an older Spark would have read.
+        "spark.sql.legacy.timeParserPolicy": "CORRECTED",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
+        "spark.redaction.regex": "(?i)secret|password|token|access[.-]?key",
+    }
+
+
+def session_conf(settings: Settings, *, read_only: bool = False) -> dict[str, str]:
+    """Everything that a session of the lake needs."""
+    return base_conf(settings) | catalog_conf(settings, read_only=read_only) | {"spark.sql.defaultCatalog": CATALOG}
+
+
+def write_conf(folder: Path, conf: Mapping[str, str]) -> Path:
+    """Write ``spark-defaults.conf`` (0600, atomically) and quiet logging into a folder; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _replace(folder / "spark-defaults.conf", "".join(f"{key} {value}\n" for key, value in sorted(conf.items())))
+    _replace(folder / "log4j2.properties", _LOG4J)
+    return folder
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    scratch.replace(path)
+
+
+def conf_folder(settings: Settings, *, read_only: bool = False) -> Path:
+    """Where the generated configuration stands: one folder for writers, one for readers."""
+    return settings.home / "spark" / ("reader" if read_only else "writer")
+
+
+def start_session(settings: Settings, name: str, *, read_only: bool = False) -> SparkSession:
+    """A session of the lake, in this process."""
+    folder = write_conf(conf_folder(settings, read_only=read_only), session_conf(settings, read_only=read_only))
+    return _start(settings, name, folder)
+
+
+def start_bare_session(settings: Settings, name: str) -> SparkSession:
+    """A session without a catalog, for contract cases: it needs no servers."""
+    return _start(settings, name, write_conf(settings.home / "spark" / "bare", base_conf(settings)))
+
+
+def _start(settings: Settings, name: str, folder: Path) -> SparkSession:
+    (settings.home / "spark" / "tmp").mkdir(parents=True, exist_ok=True)
+    os.environ["SPARK_CONF_DIR"] = str(folder)
+    # Spark's Python workers must be this interpreter, not whichever is first on PATH.
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    return SparkSession.builder.appName(name).getOrCreate()

@@ -1,0 +1,351 @@
+"""Silver: take what is pending of a source, split it by the row rules, and publish it as facts or as history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from datetime import time as day_time
+from functools import cached_property
+from zoneinfo import ZoneInfo
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from lakehouse.contracts.model import Contract, Table
+from lakehouse.contracts.semantics import fingerprint, semantics
+from lakehouse.core import names
+from lakehouse.core.errors import ContractError
+from lakehouse.core.failpoints import failpoint
+from lakehouse.core.names import TableName, quote
+from lakehouse.core.types import DataType
+from lakehouse.engine import encoding
+from lakehouse.engine.apply import apply_versions, require_unique
+from lakehouse.engine.history import feed_observations, fold, snapshot_observations
+from lakehouse.engine.publish import Lake, Published, Target, publish
+from lakehouse.engine.report import TableReport
+from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_columns, silver_spec
+from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, WARNED, statuses, typed_rows
+from lakehouse.ledger.pending import Pending, Position, pending
+from lakehouse.ledger.store import ObjectStore
+from lakehouse.ledger.watermark import Consumed, Head, Stamp, read_head
+
+_STATUS = "_status"
+
+
+def in_batches(batches: frozenset[int] | set[int]) -> str:
+    """SQL that selects the rows of some batches: ranges, so that three hundred batches stay one short condition."""
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(batches):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    tests = [f"{names.BATCH} BETWEEN {low} AND {high}" for low, high in ranges]
+    return "(" + " OR ".join(tests) + ")" if tests else "false"
+
+
+@dataclass(frozen=True)
+class Silver:
+    """One silver table of one contract, with everything that its jobs need."""
+
+    lake: Lake
+    contract: Contract
+    name: str
+    bronze_through: int
+
+    @property
+    def table(self) -> Table:
+        return self.contract.tables[self.name]
+
+    @cached_property
+    def target(self) -> TableName:
+        return self.contract.silver_table(self.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(semantics(self.contract, self.name))
+
+    def pending(self, head: Head) -> Pending:
+        """What this table has still to consume of what bronze has."""
+        done = head.consumed(self.contract.name)
+        store = ObjectStore.open(self.lake.settings)
+        position = Position(done.through, done.decisions)
+        return pending(store, self.contract.name, position, limit=max(0, self.bronze_through - done.through))
+
+    def typed(self, batches: frozenset[int]) -> DataFrame:
+        """The typed rows of some batches, each with its status."""
+        bronze = self.lake.table(self.contract.bronze_table).where(in_batches(batches))
+        return typed_rows(bronze, self.contract, self.name).withColumn(_STATUS, F.expr(statuses(self.table)))
+
+    def good(self, batches: frozenset[int]) -> DataFrame:
+        """The rows of some batches that passed every rule and have a key."""
+        return self.typed(batches).where(f"{_STATUS} = 'good'")
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a table takes in one pass: the live batches before and after, and counts of the rows that are new to it."""
+
+    pending: Pending
+    live: frozenset[int]
+    added: frozenset[int]
+    removed: frozenset[int]
+    holes: frozenset[int]
+    report: TableReport
+    max_effective: str
+    rebuild: bool = False
+
+
+def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
+    """Decide what a table has to take, and count its rows by status: one job over the new rows. None when nothing."""
+    found = silver.pending(head)
+    if found.is_empty and not rebuild:
+        return None
+    if rebuild:
+        found = replace(silver.pending(replace(head, stamp=None)), start=Position())
+    elif head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
+        raise _semantics_changed(silver, head.stamp.fingerprint)
+    done = frozenset() if rebuild else found.before.live - set(head.consumed(silver.contract.name).holes)
+    counted = _count(silver, found.after.live - done)
+    unreadable = counted.unreadable if silver.contract.source.kind == "snapshot" else frozenset()
+    live = found.after.live - unreadable
+    holes = found.after.holes | unreadable
+    report = replace(counted.report, batches=len(live - done), held=tuple(sorted(unreadable)))
+    previous = head.consumed(silver.contract.name).max_effective
+    return Intake(
+        found, live, live - done, done - live, holes, report, max(previous, counted.max_effective), rebuild=rebuild
+    )
+
+
+def _semantics_changed(silver: Silver, was: str) -> ContractError:
+    return ContractError(
+        f"the contract of {silver.target} now says something else than the table was made with",
+        where=f"{silver.contract.name}: semantics {silver.fingerprint}, table {was}",
+        untouched=f"{silver.target}, and what depends on it",
+        todo=f"run `lakehouse rebuild {silver.target}` to make it anew from bronze, or take the change back",
+    )
+
+
+@dataclass(frozen=True)
+class _Counted:
+    report: TableReport
+    unreadable: frozenset[int] = frozenset()
+    max_effective: str = ""
+
+
+def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
+    report = TableReport(silver.target)
+    if not batches:
+        return _Counted(report)
+    typed = silver.typed(batches)
+    latest = F.max(EFFECTIVE).cast("string") if silver.table.kind == "dimension" else F.lit("")
+    warnings = [rule.name for rule in silver.table.rules if rule.level == "warn"]
+    warned = [F.count_if(F.array_contains(WARNED, name)).alias(f"w{i}") for i, name in enumerate(warnings)]
+    grouped = typed.groupBy(names.BATCH, _STATUS).agg(F.count(F.lit(1)).alias("n"), latest.alias("latest"), *warned)
+    rows = grouped.collect()
+    for row in rows:
+        setattr(report, row[_STATUS], getattr(report, row[_STATUS]) + row["n"])
+        report.received += row["n"]
+        for i, name in enumerate(warnings):
+            report.warned[name] = report.warned.get(name, 0) + row[f"w{i}"]
+    unreadable = frozenset(row[names.BATCH] for row in rows if row[_STATUS] in ("rejected", "without_key"))
+    good = [row["latest"] for row in rows if row[_STATUS] == "good" and row["latest"]]
+    return _Counted(report, unreadable, max(good, default=""))
+
+
+def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
+    """Take everything pending into one silver table. None when nothing was."""
+    started = time.perf_counter()
+    head = read_head(silver.lake.catalog, silver.target)
+    intake = take(silver, head, rebuild=rebuild)
+    if intake is None:
+        return None
+    if intake.report.quarantined or intake.removed or rebuild:
+        publish(silver.lake, _QuarantineJob(silver, intake))
+    failpoint("silver.quarantined")
+    job = _SilverJob(silver, intake, head)
+    published = publish(silver.lake, job)
+    report = job.last.report if job.last else intake.report
+    return _with_published(report, published, time.perf_counter() - started)
+
+
+def _with_published(report: TableReport, published: Sequence[Published], seconds: float) -> TableReport:
+    for each in published:
+        report.files += each.files_added
+        report.bytes += each.bytes_added
+        report.rows_added += each.records_added
+        report.rows_removed += each.records_deleted
+    report.seconds = seconds
+    return report
+
+
+@dataclass(frozen=True)
+class _QuarantineJob:
+    """Rows that failed a rule, as they came. Written before the target, and valid once it consumed their batches."""
+
+    silver: Silver
+    intake: Intake
+
+    def specs(self) -> Sequence[TableSpec]:
+        return [quarantine_spec(self.silver.contract, self.silver.name)]
+
+    def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _QuarantineWork:
+        return _QuarantineWork(self.silver, self.intake, attempt, self.specs()[0])
+
+
+@dataclass(frozen=True)
+class _QuarantineWork:
+    silver: Silver
+    intake: Intake
+    attempt: str
+    spec: TableSpec
+
+    def stamps(self) -> Mapping[TableName, Stamp]:
+        return {self.spec.name: Stamp(self.attempt, self.silver.fingerprint)}
+
+    def write(self, targets: Mapping[TableName, Target]) -> None:
+        target = targets[self.spec.name]
+        batches = self.intake.added | self.intake.removed
+        target.delete("true" if self.intake.rebuild else in_batches(batches))
+        refused = self.silver.typed(self.intake.added).where(f"{_STATUS} = 'quarantined'")
+        columns = {name: f"{SOURCE}.{quote(name)}" for name in self.silver.contract.source.columns}
+        columns |= {names.RULES: FAILED, names.FINGERPRINT: f"'{self.silver.fingerprint}'"}
+        target.append(refused.selectExpr(*[f"{columns.get(c, c)} AS {quote(c)}" for c in self.spec.columns]))
+
+    def gate(self, targets: Mapping[TableName, Target]) -> None:
+        """Quarantine refuses nothing."""
+
+
+@dataclass
+class _SilverJob:
+    """Publish what was taken; planned anew under the lock when another run was there first."""
+
+    silver: Silver
+    intake: Intake
+    head: Head
+    last: _SilverWork | None = field(default=None)
+
+    def specs(self) -> Sequence[TableSpec]:
+        return [silver_spec(self.silver.contract, self.silver.name)]
+
+    def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _SilverWork | None:
+        head = heads[self.silver.target]
+        source = self.silver.contract.name
+        moved = head.consumed(source) != self.head.consumed(source)
+        intake = take(self.silver, head, rebuild=self.intake.rebuild) if moved else self.intake
+        if intake is None:
+            return None
+        self.last = _SilverWork(self.silver, intake, attempt, first=head.stamp is None or not head.stamp.inputs)
+        return self.last
+
+
+@dataclass(frozen=True)
+class _SilverWork:
+    silver: Silver
+    intake: Intake
+    attempt: str
+    first: bool
+
+    @property
+    def report(self) -> TableReport:
+        return self.intake.report
+
+    def stamps(self) -> Mapping[TableName, Stamp]:
+        end = self.intake.pending.end
+        consumed = Consumed(end.through, end.decisions, tuple(sorted(self.intake.holes)), self.intake.max_effective)
+        stamp = Stamp(self.attempt, self.silver.fingerprint, {self.silver.contract.name: consumed})
+        return {self.silver.target: stamp}
+
+    def write(self, targets: Mapping[TableName, Target]) -> None:
+        target = targets[self.silver.target]
+        if not self.intake.added and not self.intake.removed and not self.intake.rebuild:
+            target.append_nothing()
+        elif self.silver.table.kind == "fact":
+            self._write_facts(target)
+        else:
+            self._write_versions(target)
+
+    def gate(self, targets: Mapping[TableName, Target]) -> None:
+        table = self.silver.table
+        if table.kind == "fact" and not table.occurrence and self.intake.added:
+            require_unique(targets[self.silver.target], table, in_batches(self.intake.added))
+
+    def _write_facts(self, target: Target) -> None:
+        if self.intake.rebuild:
+            target.delete("true")
+        elif self.intake.removed:
+            target.delete(in_batches(self.intake.removed))
+        rows = fact_rows(self.silver.good(self.intake.added), self.silver.table)
+        target.append(rows.select(*silver_spec(self.silver.contract, self.silver.name).columns))
+
+    def _write_versions(self, target: Target) -> None:
+        # Everything is new: every key is folded, and there is nothing to compare with.
+        is_new = self.intake.rebuild or self.first
+        keys = None if is_new else self._touched_keys()
+        folded = fold(self._observations(keys), self.silver.table)
+        if self.intake.rebuild:
+            target.delete("true")
+        if is_new:
+            target.append(folded)
+            return
+        changes = apply_versions(target, folded, keys, list(silver_columns(self.silver.table)))
+        self.report.opened, self.report.closed = changes.opened, changes.closed
+
+    def _observations(self, keys: DataFrame | None) -> DataFrame:
+        silver, live = self.silver, self.intake.live
+        good = _of_keys(silver.good(live), keys)
+        if silver.contract.source.kind != "snapshot":
+            return feed_observations(good, silver.table)
+        presence = _of_keys(silver.typed(live).where(f"{names.KEY} IS NOT NULL"), keys)
+        return snapshot_observations(good, presence, self._snapshot_times(), silver.table)
+
+    def _snapshot_times(self) -> list[tuple[int, datetime]]:
+        """From the log, not from rows: an empty snapshot has none."""
+        zone = ZoneInfo(self.silver.contract.source.timezone)
+        units = {number: self.intake.pending.batch(number).unit for number in self.intake.live}
+        return [(number, datetime.combine(unit, day_time(), zone)) for number, unit in units.items()]
+
+    def _touched_keys(self) -> DataFrame:
+        """Keys whose observations may differ from what the table was folded from."""
+        batches = self.intake.added | self.intake.removed
+        if self.silver.contract.source.kind == "snapshot":
+            batches = batches | self._neighbours()
+        rows = self.silver.typed(batches).where(f"{names.KEY} IS NOT NULL")
+        return rows.select(names.KEY).distinct().localCheckpoint()
+
+    def _neighbours(self) -> frozenset[int]:
+        """The live snapshots next to a changed one in effective time: absence is judged against them."""
+        units = {b.number: b.unit for b in self.intake.pending.log}
+        changed = {units[number] for number in self.intake.added | self.intake.removed}
+        live = sorted(self.intake.live, key=lambda number: units[number])
+        near = set()
+        for unit in changed:
+            before = [number for number in live if units[number] < unit]
+            after = [number for number in live if units[number] > unit]
+            near |= set(before[-1:]) | set(after[:1])
+        return frozenset(near)
+
+
+def _of_keys(rows: DataFrame, keys: DataFrame | None) -> DataFrame:
+    return rows if keys is None else rows.join(F.broadcast(keys), names.KEY, "left_semi")
+
+
+def fact_rows(good: DataFrame, table: Table) -> DataFrame:
+    """Fact rows with their occurrence, durable key and the durable keys of the dimensions they refer to."""
+    fields = [(quote(name), table.columns[name].type) for name in table.key]
+    rows = good
+    if table.occurrence:
+        rows = rows.withColumn("_line_hash", F.expr(encoding.digest(encoding.encode(fields))))
+        identical = Window.partitionBy(names.BATCH, "_line_hash").orderBy(names.FILE, names.RECORD)
+        rows = rows.withColumn(names.OCCURRENCE, F.row_number().over(identical))
+        # The same line may truly stand in two units; the unit keeps their keys apart.
+        unit = [("_line_hash", DataType("string")), (names.UNIT, DataType("date")), (names.OCCURRENCE, DataType("int"))]
+        rows = rows.withColumn(names.KEY, F.expr(encoding.digest(encoding.encode(unit))))
+    else:
+        rows = rows.withColumn(names.KEY, F.expr(encoding.durable_key(fields)))
+    for reference in table.references:
+        parts = [(quote(name), table.columns[name].type) for name in reference.key]
+        rows = rows.withColumn(reference.column, F.expr(encoding.durable_key(parts)))
+    return rows

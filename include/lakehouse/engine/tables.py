@@ -1,0 +1,194 @@
+"""What a table looks like, and the one place that creates and widens tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pyspark.sql import SparkSession
+
+from lakehouse.contracts.model import Contract, Table
+from lakehouse.core import names
+from lakehouse.core.names import TableName, quote
+from lakehouse.core.settings import CATALOG
+from lakehouse.core.types import DataType
+
+_PROPERTIES = {
+    "format-version": "3",
+    "write.wap.enabled": "true",
+    "write.parquet.compression-codec": "zstd",
+    "write.delete.mode": "merge-on-read",
+    "write.update.mode": "merge-on-read",
+    "write.merge.mode": "merge-on-read",
+    "write.target-file-size-bytes": str(128 * 1024 * 1024),
+}
+_CLASSIFIED = ("sensitive", "pii")
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """A column as the table has it; ``spark_type`` may be nested for system columns."""
+
+    spark_type: str
+    description: str
+    classification: str = "internal"
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Everything that CREATE TABLE needs."""
+
+    name: TableName
+    description: str
+    columns: Mapping[str, ColumnSpec]
+    partition: Sequence[str] = ()
+    sort: Sequence[str] = ()
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+    def all_properties(self) -> dict[str, str]:
+        """Properties at creation. No bounds of classified columns are ever written, so none has to be erased."""
+        hidden = {
+            f"write.metadata.metrics.column.{name}": "none"
+            for name, column in self.columns.items()
+            if column.classification in _CLASSIFIED
+        }
+        # Iceberg clusters by partition before it writes, so that a batch makes one file for each partition.
+        return _PROPERTIES | {"write.distribution-mode": "hash"} | hidden | dict(self.properties)
+
+
+def qualified(table: TableName, branch: str | None = None) -> str:
+    """The table as Spark SQL wants it, on a branch if given."""
+    name = f"{CATALOG}.{table.namespace}.{quote(table.name)}"
+    return f"{name}.{quote('branch_' + branch)}" if branch else name
+
+
+def literal(text: str) -> str:
+    """A SQL string literal, whatever the text contains."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def create_table(spark: SparkSession, spec: TableSpec) -> None:
+    """Create the namespace and the table where they are missing."""
+    spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{spec.name.namespace}")
+    columns = ", ".join(_column_ddl(name, column) for name, column in spec.columns.items())
+    partition = f" PARTITIONED BY ({', '.join(map(partition_sql, spec.partition))})" if spec.partition else ""
+    properties = ", ".join(f"{literal(k)} = {literal(v)}" for k, v in spec.all_properties().items())
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {qualified(spec.name)} ({columns}) USING iceberg{partition} "
+        f"COMMENT {literal(spec.description)} TBLPROPERTIES ({properties})"
+    )
+    if spec.sort:
+        order = ", ".join(map(quote, spec.sort))
+        spark.sql(f"ALTER TABLE {qualified(spec.name)} WRITE DISTRIBUTED BY PARTITION LOCALLY ORDERED BY {order}")
+
+
+def add_missing_columns(spark: SparkSession, spec: TableSpec) -> tuple[str, ...]:
+    """Add the columns that the table does not have yet, the only change of schema that is made before a gate."""
+    present = set(spark.table(qualified(spec.name)).columns)
+    missing = {name: column for name, column in spec.columns.items() if name not in present}
+    if missing:
+        ddl = ", ".join(_column_ddl(name, column) for name, column in missing.items())
+        spark.sql(f"ALTER TABLE {qualified(spec.name)} ADD COLUMNS ({ddl})")
+    return tuple(missing)
+
+
+def _column_ddl(name: str, column: ColumnSpec) -> str:
+    return f"{quote(name)} {column.spark_type} COMMENT {literal(column.description)}"
+
+
+def partition_sql(field_text: str) -> str:
+    """A contract's partition field as Iceberg's DDL has it."""
+    transform, bracket, rest = field_text.partition("(")
+    if not bracket:
+        return quote(field_text)
+    *numbers, column = [part.strip() for part in rest.rstrip(")").split(",")]
+    inner = ", ".join([*numbers, quote(column)])
+    return f"{transform}s({inner})" if transform in ("month", "day", "year") else f"{transform}({inner})"
+
+
+_PROVENANCE = {
+    names.BATCH: ColumnSpec("bigint", "Number of the batch in the landing log of the source."),
+    names.UNIT: ColumnSpec("date", "Logical date of the batch."),
+    names.FILE: ColumnSpec("string", "Name of the file as it was found."),
+    names.RECORD: ColumnSpec("bigint", "Ordinal of the record in its file, from 1."),
+    names.LINE: ColumnSpec("bigint", "Line on which the record starts, from 1; null where the format has no lines."),
+}
+
+
+def bronze_spec(contract: Contract) -> TableSpec:
+    """Bronze: every source column as text, what was not expected, and where each record came from."""
+    strictest = contract.classification
+    source = {
+        name: ColumnSpec("string", column.description, column.classification)
+        for name, column in contract.source.columns.items()
+    }
+    system = {
+        names.EXTRA: ColumnSpec("map<string,string>", "Columns that the contract does not know.", strictest),
+        names.MISSING: ColumnSpec("array<string>", "Columns of the contract that the record did not have."),
+        names.RAW: ColumnSpec("string", "A record that could not be read, as it came.", strictest),
+        names.REJECTED: ColumnSpec("string", "Why the record could not be read; null for records that could."),
+        **_PROVENANCE,
+        names.LANDED_AT: ColumnSpec("timestamp", "When the batch landed, UTC."),
+    }
+    return TableSpec(
+        contract.bronze_table,
+        f"{contract.description} As it came, append-only.",
+        source | system,
+        contract.bronze.partition,
+        (names.BATCH, names.RECORD),
+    )
+
+
+def silver_columns(table: Table) -> dict[str, ColumnSpec]:
+    """Business columns of a silver table, the generated ones included, in their order."""
+    columns: dict[str, ColumnSpec] = {}
+    for name, column in table.columns.items():
+        columns[name] = ColumnSpec(column.type.spark, column.description, column.classification)
+        if column.history == 3:
+            text = f"The last value of {name} that differs from it; null if there was none."
+            columns[f"previous_{name}"] = ColumnSpec(column.type.spark, text, column.classification)
+    if table.kind == "dimension":
+        columns[names.EFFECTIVE_FROM] = ColumnSpec("timestamp", "Start of the version, UTC, inclusive.")
+        columns[names.EFFECTIVE_TO] = ColumnSpec("timestamp", "End of the version, UTC, exclusive; null while open.")
+        columns[names.IS_CURRENT] = ColumnSpec("boolean", "Whether the version is open.")
+    if table.occurrence:
+        columns[names.OCCURRENCE] = ColumnSpec("int", "Number of the line among identical lines of its unit, from 1.")
+    for reference in table.references:
+        text = f"Durable key of the {reference.table} member; null when not stated."
+        columns[reference.column] = ColumnSpec("string", text)
+    return columns
+
+
+_CONTRACT_TYPES = {"bigint": "long"}
+
+
+def business_types(table: Table) -> dict[str, DataType]:
+    """Types of the business columns, for the content fingerprint."""
+    specs = silver_columns(table)
+    return {name: DataType.parse(_CONTRACT_TYPES.get(c.spark_type, c.spark_type)) for name, c in specs.items()}
+
+
+def silver_spec(contract: Contract, name: str) -> TableSpec:
+    """A silver table: business columns, then the system's keys and provenance."""
+    table = contract.tables[name]
+    key = ColumnSpec("string", "Durable key: a hash of the natural key.")
+    if table.kind == "dimension":
+        version = ColumnSpec("string", "Key of the version: a hash of the durable key and effective_from.")
+        system = {names.KEY: key, names.VERSION_KEY: version}
+    else:
+        system = {names.KEY: key, **_PROVENANCE}
+    columns = silver_columns(table) | system
+    return TableSpec(contract.silver_table(name), table.description, columns, table.partition, table.sort or (names.KEY,))
+
+
+def quarantine_spec(contract: Contract, name: str) -> TableSpec:
+    """Quarantine of a silver table: the row as it came, with the names of all failed rules."""
+    bronze = bronze_spec(contract)
+    columns = {
+        **bronze.columns,
+        names.RULES: ColumnSpec("array<string>", "Names of all rules that the row failed."),
+        names.FINGERPRINT: ColumnSpec("string", "Fingerprint of the contract's semantics that refused the row."),
+    }
+    return TableSpec(
+        TableName("quarantine", name), f"Rows refused by silver.{name}, as they came.", columns, (), (names.BATCH,)
+    )

@@ -1,0 +1,161 @@
+"""How far a table has consumed its inputs, as written in the summary of the snapshot that consumed them.
+
+The nearest stamped ancestor of ``main``'s head is the truth. Reading it takes one metadata file and no JVM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lakehouse.core.errors import IntegrityError, TransientError
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import CATALOG, Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
+
+STAMP_PROPERTY = "lakehouse.stamp"
+ATTEMPT_PROPERTY = "lakehouse.attempt"
+STAMP_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """One input: consumed through batch and decision number, the holes (held, discarded), the greatest effective time.
+
+    An input that is a table instead of a source is named by ``layer.table`` and counted by its snapshot's id.
+    """
+
+    through: int = 0
+    decisions: int = 0
+    holes: tuple[int, ...] = ()
+    max_effective: str = ""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a snapshot says of the data in it. ``fingerprint`` is that of the contract's semantics."""
+
+    attempt: str
+    fingerprint: str = ""
+    inputs: Mapping[str, Consumed] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The stamp as it stands in a snapshot's summary."""
+        return json.dumps({"format": STAMP_FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Stamp:
+        """Read a summary's stamp; raises :class:`IntegrityError` on an unknown format."""
+        value = json.loads(text)
+        if value.get("format") != STAMP_FORMAT:
+            raise IntegrityError(
+                f"a snapshot's stamp has format {value.get('format')!r}, this version reads {STAMP_FORMAT}",
+                todo="use the version of the lakehouse that wrote it, or upgrade",
+            )
+        inputs = {name: Consumed(**{**c, "holes": tuple(c["holes"])}) for name, c in value["inputs"].items()}
+        return cls(value["attempt"], value["fingerprint"], inputs)
+
+    def same_content(self, other: Stamp | None) -> bool:
+        """Whether two stamps say the same, whoever wrote them."""
+        return other is not None and self.fingerprint == other.fingerprint and dict(self.inputs) == dict(other.inputs)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A table's ``main``: its snapshot, and the stamp that counts."""
+
+    snapshot_id: int | None
+    stamp: Stamp | None
+
+    def consumed(self, source: str) -> Consumed:
+        """How far this source was consumed; nothing if never."""
+        return self.stamp.inputs.get(source, Consumed()) if self.stamp else Consumed()
+
+
+NO_HEAD = Head(None, None)
+
+
+def open_catalog(settings: Settings) -> Catalog:
+    """PyIceberg's view of the catalog that Spark uses. Reads metadata only; no JVM."""
+    from pyiceberg.catalog import load_catalog
+    from sqlalchemy import URL
+
+    settings.require_servers()
+    url = URL.create(
+        "postgresql+psycopg",
+        username=settings.catalog_user,
+        password=settings.catalog_password.get_secret_value(),
+        host=settings.postgres_host,
+        port=settings.postgres_port,
+        database=settings.catalog_database,
+    )
+    return load_catalog(
+        CATALOG,
+        **{
+            "type": "sql",
+            "uri": url.render_as_string(hide_password=False),
+            "init_catalog_tables": "false",
+            "warehouse": settings.warehouse,
+            "s3.endpoint": settings.s3_endpoint,
+            "s3.region": settings.s3_region,
+            "s3.access-key-id": settings.s3_access_key_id,
+            "s3.secret-access-key": settings.s3_secret_access_key.get_secret_value(),
+            "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
+        },
+    )
+
+
+def load_table(catalog: Catalog, table: TableName) -> Table | None:
+    """The table's current metadata, or None where there is no such table."""
+    from pyiceberg.exceptions import NoSuchTableError
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    try:
+        return catalog.load_table((table.namespace, table.name))
+    except NoSuchTableError:
+        return None
+    except ProgrammingError:  # the catalog's own tables do not exist before Spark's first commit
+        return None
+    except OperationalError as error:
+        raise TransientError(
+            f"the catalog cannot be reached to read {table}",
+            where=str(error.orig).splitlines()[0],
+            untouched="everything; nothing was written",
+            todo="check `lakehouse status`; `lakehouse up` starts the local servers",
+        ) from None
+
+
+def ancestors(table: Table) -> Iterator[Snapshot]:
+    """The snapshots of ``main``, newest first."""
+    snapshot = table.current_snapshot()
+    while snapshot is not None:
+        yield snapshot
+        parent = snapshot.parent_snapshot_id
+        snapshot = table.snapshot_by_id(parent) if parent is not None else None
+
+
+def summary_of(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot's summary as plain values."""
+    return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
+
+
+def head_of(table: Table | None) -> Head:
+    """The head of a table's ``main`` and the nearest stamp in its ancestry."""
+    if table is None:
+        return NO_HEAD
+    snapshot = table.current_snapshot()
+    for ancestor in ancestors(table):
+        if text := summary_of(ancestor).get(STAMP_PROPERTY):
+            return Head(snapshot.snapshot_id if snapshot else None, Stamp.from_json(text))
+    return Head(snapshot.snapshot_id if snapshot else None, None)
+
+
+def read_head(catalog: Catalog, table: TableName) -> Head:
+    """One metadata read: where ``main`` is and what it has consumed."""
+    return head_of(load_table(catalog, table))
