@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -324,6 +325,24 @@ def test_a_dry_run_of_a_feed_lands_nothing(bucket: Settings, owner: psycopg.Conn
     result = land(bucket, [feed()], Request(is_dry_run=True), clock=CLOCK)
     assert [(unit.status, unit.records) for unit in result.units] == [("would_land", 2)]
     assert list(store(bucket).list_after("")) == []
+
+
+def test_a_large_feed_is_read_in_constant_memory(bucket: Settings, owner: psycopg.Connection) -> None:
+    count = 60_000
+    owner.execute(
+        "INSERT INTO crm.customer_changes (customer_id, full_name)"
+        " SELECT md5(n::text), repeat(md5(n::text), 20) FROM generate_series(1, %s) n",
+        (count,),
+    )
+    land_feed(bucket)  # what is imported and kept once
+    append_again = "INSERT INTO crm.customer_changes (customer_id, full_name) SELECT customer_id, full_name"
+    owner.execute(f"{append_again} FROM crm.customer_changes")
+    tracemalloc.start()
+    result = land_feed(bucket)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.units[0].records == count
+    assert peak < 10_000_000 < count * 640
 
 
 def test_what_is_wrong_with_the_source_is_said(bucket: Settings, owner: psycopg.Connection) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lakehouse.core.errors import IntegrityError
 from lakehouse.ledger.decisions import Decision
 from lakehouse.ledger.live import LiveSet, live
 from lakehouse.ledger.log import Batch
+from lakehouse.ledger.pending import Ledger, Position
 
 AT = datetime(2024, 4, 1, tzinfo=UTC)
 DAY = date(2024, 4, 1)
@@ -111,3 +114,23 @@ def test_a_rollback_holds_until_superseded() -> None:
 def test_increments_supersede_nothing() -> None:
     batches = [batch(1, kind="increment"), batch(2, kind="increment")]
     assert live(batches, [decision(1, "hold", 1)], ALL, ALL) == sets({2}, held={1})
+
+
+@given(histories(), st.integers(1, 4))
+def test_passes_of_any_size_add_and_remove_up_to_the_same_live_set(
+    history: tuple[list[Batch], list[Decision]], limit: int
+) -> None:
+    batches, decisions = history
+    ledger = Ledger("retail.sales", tuple(batches), tuple(decisions))
+    position, consumed = Position(), frozenset[int]()
+    while not (found := ledger.pending(position, limit)).is_empty:
+        assert len(found.batches) <= limit
+        assert found.added.isdisjoint(consumed) and found.removed <= consumed
+        position, consumed = found.end, consumed - found.removed | found.added
+    assert position == ledger.end
+    assert consumed == live(batches, decisions, ALL, ALL).live
+
+
+def test_a_position_beyond_the_ledger_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="its logs end at"):
+        Ledger("retail.sales", (batch(1),), ()).pending(Position(2, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lakehouse.core.errors import IntegrityError
 from lakehouse.ledger.decisions import Decision, decision_log
 from lakehouse.ledger.live import LiveSet, live
 from lakehouse.ledger.log import Batch, landing_log
@@ -59,8 +60,51 @@ class Pending:
         return self.log[number - 1]
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """Both logs of a source, read once; several tables that consume it can ask what is pending for each."""
+
+    source: str
+    batches: tuple[Batch, ...]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def end(self) -> Position:
+        """The last batch and the last decision."""
+        return Position(len(self.batches), len(self.decisions))
+
+    def live(self, position: Position) -> LiveSet:
+        """What counted at a position."""
+        return live(self.batches, self.decisions, position.through, position.decisions)
+
+    def pending(self, position: Position, limit: int | None = None) -> Pending:
+        """What is new after a position: at most ``limit`` batches, and all decisions. Raises IntegrityError."""
+        if position.through > self.end.through or position.decisions > self.end.decisions:
+            raise IntegrityError(
+                f"{self.source} was consumed through {position}, and its logs end at {self.end}",
+                todo="check LAKEHOUSE_LANDING_BUCKET, or bring the logs back from a backup set",
+            )
+        last = self.end.through if limit is None else min(self.end.through, position.through + limit)
+        end = Position(last, self.end.decisions)
+        return Pending(
+            self.source,
+            position,
+            end,
+            self.batches[:last],
+            self.decisions[position.decisions :],
+            self.live(position),
+            self.live(end),
+            remaining=self.end.through - last,
+        )
+
+
+def read_ledger(store: ObjectStore, source: str) -> Ledger:
+    """Both logs, with one listing each."""
+    return Ledger(source, tuple(landing_log(store, source).read()), tuple(decision_log(store, source).read()))
+
+
 def pending(store: ObjectStore, source: str, position: Position, limit: int | None = None) -> Pending:
-    """What is new after a position: at most ``limit`` batches, and all decisions.
+    """What is new after a position, as :meth:`Ledger.pending` says. One listing for each log when nothing is.
 
     Raises :class:`IntegrityError` where the position lies beyond the end of a log: entries were lost.
     """
@@ -69,16 +113,4 @@ def pending(store: ObjectStore, source: str, position: Position, limit: int | No
     if newest == position:
         return Pending(source, position, position)
     log = tuple(batches.read_range(0, newest.through))
-    decisions = tuple(decided.read_range(0, newest.decisions))
-    through = newest.through if limit is None else min(newest.through, position.through + limit)
-    end = Position(through, newest.decisions)
-    return Pending(
-        source,
-        position,
-        end,
-        log[:through],
-        decisions[position.decisions :],
-        live(log, decisions, position.through, position.decisions),
-        live(log, decisions, end.through, end.decisions),
-        remaining=newest.through - through,
-    )
+    return Ledger(source, log, tuple(decided.read_range(0, newest.decisions))).pending(position, limit)
