@@ -94,7 +94,7 @@ endef
 check-python:
 	@$(find_python)
 
-$(STAMP): check-python
+$(STAMP):
 	@rm -f $(VENV)/.setup-*
 	@$(find_python); $(find_uv); \
 	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lakehouse.core.errors import StackError
+from lakehouse.core.errors import SettingsError, StackError
 
 _POLL_SECONDS = 0.1
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@=+,-]*")
 
 
 def private_folder(path: Path) -> Path:
@@ -41,14 +43,33 @@ def read_env(path: Path) -> dict[str, str]:
     """The ``KEY=value`` lines of a file; empty where there is no file."""
     if not path.exists():
         return {}
-    lines = (line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
-    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+    lines = (line for line in path.read_text().split("\n") if "=" in line and not line.startswith("#"))
+    return {key: _unquoted(value) for key, _, value in (line.partition("=") for line in lines)}
 
 
 def write_env(path: Path, values: Mapping[str, str], comment: str) -> None:
-    """Write a mapping as ``KEY=value`` lines, privately."""
-    lines = [f"# {comment}", *(f"{key}={value}" for key, value in values.items())]
+    """Write a mapping as ``KEY=value`` lines, privately, so that settings read the very same values.
+
+    Raises :class:`SettingsError` naming the keys whose values such a file cannot hold.
+    """
+    if wrong := [key for key, value in values.items() if not value.isprintable() or "${" in value]:
+        raise SettingsError(
+            f"{', '.join(wrong)} cannot be kept in a file: it holds ${{ or a character that cannot be printed",
+            where=str(path),
+            todo="choose another value",
+        )
+    lines = [f"# {comment}", *(f"{key}={_quoted(value)}" for key, value in values.items())]
     write_private(path, "\n".join(lines) + "\n")
+
+
+def _quoted(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _unquoted(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith("'") else value
 
 
 @contextlib.contextmanager
