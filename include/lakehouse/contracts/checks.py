@@ -264,11 +264,7 @@ def _check_layout(table: Table, path: Path) -> Findings:
 
 def _check_partition(fields: Iterable[str], known: Mapping[str, DataType], path: Path) -> Findings:
     for place, text in enumerate(fields):
-        try:
-            field = parse_partition(text)
-        except ValueError as error:
-            yield Finding((*path, place), str(error))
-            continue
+        field = parse_partition(text)
         if field.column not in known:
             yield Finding((*path, place), f"unknown column {field.column!r}{_near(field.column, known)}")
         elif field.transform in ("year", "month", "day") and known[field.column].name not in _TEMPORAL:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from lakehouse.contracts.partitions import PARTITION_SCHEMA, parse_partition
 from lakehouse.core.names import TableName
 from lakehouse.core.types import DataType
 
@@ -128,7 +129,12 @@ class Deletion(Model):
     values: tuple[str, ...] = Field(min_length=1)
 
 
-PartitionField = Annotated[str, Field(pattern=r"^(month|day|year|bucket\(\d{1,4}, ?\w+\)|\w+)(\(\w+\))?$")]
+def _partition_field(value: str) -> str:
+    parse_partition(value)
+    return value
+
+
+PartitionField = Annotated[str, AfterValidator(_partition_field), WithJsonSchema(PARTITION_SCHEMA)]
 
 
 class Table(Model):

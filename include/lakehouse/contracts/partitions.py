@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _CALENDAR = re.compile(r"(year|month|day)\((\w+)\)\Z")
 _BUCKET = re.compile(r"bucket\((\d{1,4}), ?(\w+)\)\Z")
+PARTITION_SCHEMA = {"type": "string", "examples": ["month(sold_at)", "bucket(16, customer_id)", "country"]}
 
 
 @dataclass(frozen=True)
@@ -28,4 +29,4 @@ def parse_partition(text: str) -> Partition:
         return Partition("bucket", match[2], int(match[1]))
     if re.fullmatch(r"\w+", text):
         return Partition("identity", text)
-    raise ValueError(f"{text!r} is no partition field; write year(x), month(x), day(x), bucket(n, x) or x")
+    raise ValueError(f"{text!r} is no partition field; write year(x), month(x), day(x), bucket(n, x) in quotes, or x")
