@@ -25,6 +25,7 @@ from lakehouse.engine.lock import HeldLocks, table_locks
 from lakehouse.engine.tables import TableSpec, add_missing_columns, create_table, qualified
 from lakehouse.ledger.watermark import (
     ATTEMPT_PROPERTY,
+    NO_HEAD,
     STAMP_PROPERTY,
     Head,
     Stamp,
@@ -154,7 +155,7 @@ def publish(lake: Lake, job: Job) -> tuple[Published, ...]:
     specs = {spec.name: spec for spec in job.specs()}
     with table_locks(lake.settings, list(specs)) as locks:
         failpoint("publish.locked")
-        heads = {name: _ensure(lake, spec, attempt) for name, spec in specs.items()}
+        heads = {name: ensure_table(lake, spec) for name, spec in specs.items()}
         work = job.plan(attempt, heads)
         if work is None:
             return ()
@@ -171,7 +172,7 @@ def publish(lake: Lake, job: Job) -> tuple[Published, ...]:
         return tuple(_finish(target, locks) for target in targets.values())
 
 
-def _ensure(lake: Lake, spec: TableSpec, attempt: str) -> Head:
+def ensure_table(lake: Lake, spec: TableSpec) -> Head:
     """The table's head; the table is created with a first, empty snapshot where it is missing."""
     table = load_table(lake.catalog, spec.name)
     if table is None:
@@ -180,7 +181,8 @@ def _ensure(lake: Lake, spec: TableSpec, attempt: str) -> Head:
         add_missing_columns(lake.spark, spec)
     if table is None or table.current_snapshot() is None:
         # A branch needs a snapshot to start from.
-        first = Target(lake, spec.name, "main", f"{attempt}-created", Stamp(f"{attempt}-created"), Head(None, None))
+        created = f"created-{uuid.uuid4().hex[:16]}"
+        first = Target(lake, spec.name, "main", created, Stamp(created), NO_HEAD)
         first.append_nothing()
         table = load_table(lake.catalog, spec.name)
     return head_of(table)

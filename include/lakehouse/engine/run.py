@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
-from lakehouse.contracts.semantics import fingerprint, semantics
-from lakehouse.core import names
+from lakehouse.core.errors import LakehouseError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
 from lakehouse.engine.bronze import BronzeJob
+from lakehouse.engine.gold import Marts, run_gold
 from lakehouse.engine.publish import Lake, publish
 from lakehouse.engine.report import TableReport
+from lakehouse.engine.session import session
 from lakehouse.engine.silver import Silver, run_silver
 from lakehouse.ledger.log import read_log
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import read_head
 
 Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one pass is to take. ``max_batches`` bounds the batches of each source in one pass; None takes all."""
-
-    contracts: Sequence[Contract]
-    max_batches: int | None = None
 
 
 def run_dataset(lake: Lake, contract: Contract, max_batches: int | None, notify: Notify) -> list[TableReport]:
@@ -67,3 +62,52 @@ def run_bronze(lake: Lake, contract: Contract, limit: int | None = None) -> Tabl
     report.good = report.received
     report.seconds = time.perf_counter() - started
     return report
+
+
+@dataclass
+class RunResult:
+    """What a run did, and what could not go on."""
+
+    reports: list[TableReport]
+    errors: list[LakehouseError]
+
+
+def run_everything(
+    settings: Settings, contracts: Sequence[Contract], waiting: Sequence[str], max_batches: int | None, notify: Notify
+) -> RunResult:
+    """Start a session and take what is waiting. An error of one dataset is kept, and does not stop the others."""
+    with session(settings, "lakehouse run") as spark:
+        return run_waiting(Lake(spark, settings), contracts, waiting, max_batches, notify)
+
+
+def run_waiting(
+    lake: Lake, contracts: Sequence[Contract], waiting: Sequence[str], max_batches: int | None, notify: Notify
+) -> RunResult:
+    """Take what is waiting, in a session that is there. Marts come last, and only from datasets that could go on."""
+    result = RunResult([], [])
+    for contract in contracts:
+        if contract.name in waiting:
+            with _kept(result.errors):
+                result.reports += run_dataset(lake, contract, max_batches, notify)
+    if "gold" in waiting:
+        notify("gold")
+        with _kept(result.errors):
+            result.reports += run_gold(Marts(lake, list(load_contracts(lake.settings.contracts).values())))
+    return result
+
+
+@contextmanager
+def _kept(errors: list[LakehouseError]) -> Iterator[None]:
+    try:
+        yield
+    except LakehouseError as error:
+        errors.append(error)
+
+
+def rebuild_table(settings: Settings, contract: Contract, table: TableName) -> RunResult:
+    """Make one silver table anew from bronze, as its contract says now."""
+    with session(settings, "lakehouse rebuild") as spark:
+        lake = Lake(spark, settings)
+        through = read_head(lake.catalog, contract.bronze_table).consumed(contract.name).through
+        report = run_silver(Silver(lake, contract, table.name, through), rebuild=True)
+        return RunResult([report] if report else [], [])

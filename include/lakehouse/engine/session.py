@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -121,6 +122,16 @@ def start_session(settings: Settings, name: str, *, read_only: bool = False) -> 
     """A session of the lake, in this process."""
     folder = write_conf(conf_folder(settings, read_only=read_only), session_conf(settings, read_only=read_only))
     return _start(settings, name, folder)
+
+
+@contextmanager
+def session(settings: Settings, name: str, *, read_only: bool = False) -> Iterator[SparkSession]:
+    """A session that ends with the block, its JVM and workers included."""
+    spark = start_session(settings, name, read_only=read_only)
+    try:
+        yield spark
+    finally:
+        spark.stop()
 
 
 def start_bare_session(settings: Settings, name: str) -> SparkSession:

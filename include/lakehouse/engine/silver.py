@@ -237,7 +237,7 @@ class _SilverJob:
         intake = take(self.silver, head, rebuild=self.intake.rebuild) if moved else self.intake
         if intake is None:
             return None
-        self.last = _SilverWork(self.silver, intake, attempt, first=head.stamp is None or not head.stamp.inputs)
+        self.last = _SilverWork(self.silver, intake, attempt, first=head.stamp is None or head.stamp.is_first)
         return self.last
 
 

@@ -26,10 +26,7 @@ STAMP_FORMAT = 1
 
 @dataclass(frozen=True)
 class Consumed:
-    """One input: consumed through batch and decision number, the holes (held, discarded), the greatest effective time.
-
-    An input that is a table instead of a source is named by ``layer.table`` and counted by its snapshot's id.
-    """
+    """One input: consumed through batch and decision number, the holes (held, discarded), the greatest effective time."""
 
     through: int = 0
     decisions: int = 0
@@ -39,11 +36,15 @@ class Consumed:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a snapshot says of the data in it. ``fingerprint`` is that of the contract's semantics."""
+    """What a snapshot says of the data in it. ``fingerprint`` is that of the contract's (or the models') semantics.
+
+    ``inputs`` are sources; ``upstream`` are tables, each with the attempt that was the last to publish it.
+    """
 
     attempt: str
     fingerprint: str = ""
     inputs: Mapping[str, Consumed] = field(default_factory=dict)
+    upstream: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The stamp as it stands in a snapshot's summary."""
@@ -59,11 +60,12 @@ class Stamp:
                 todo="use the version of the lakehouse that wrote it, or upgrade",
             )
         inputs = {name: Consumed(**{**c, "holes": tuple(c["holes"])}) for name, c in value["inputs"].items()}
-        return cls(value["attempt"], value["fingerprint"], inputs)
+        return cls(value["attempt"], value["fingerprint"], inputs, value["upstream"])
 
-    def same_content(self, other: Stamp | None) -> bool:
-        """Whether two stamps say the same, whoever wrote them."""
-        return other is not None and self.fingerprint == other.fingerprint and dict(self.inputs) == dict(other.inputs)
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the stamp of an empty table that was just created."""
+        return not self.inputs and not self.upstream
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+{{ intervals(source('silver', 'dim_catalogue_product'), ['category', 'list_price']) }}

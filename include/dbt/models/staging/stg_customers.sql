@@ -1,0 +1,1 @@
+{{ intervals(source('silver', 'dim_customer'), ['country']) }}

@@ -1,0 +1,39 @@
+"""``lakehouse``: the program. Every command works without Airflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from lakehouse.cli import contract, land, query, run, sample, stack
+from lakehouse.core.errors import LakehouseError
+
+app = typer.Typer(
+    help="A lakehouse on Iceberg: land, run, query. Every command says what it did, and what it left untouched.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for area in (stack, sample, land, run, query, contract):
+    area.register(app)
+
+
+def main() -> None:
+    """Run the program; an error that a person is meant to read goes to stderr and sets the exit code."""
+    try:
+        app()
+    except LakehouseError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; what was published stays, the rest is still pending", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""``lakehouse tables``, ``history`` and ``sql``: reading the lake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from lakehouse.engine.query import Answer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+AsOf = Annotated[
+    str | None, typer.Option("--as-of", metavar="TIME", help="As known then: ISO date or time, UTC unless it says.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (tables, history, sql):
+        app.command()(command)
+
+
+def tables(as_json: Json = False) -> None:
+    """List the tables of the lake: rows, files, size, last commit, how far each source was consumed. No JVM."""
+    from lakehouse.ledger.reading import list_tables
+    from lakehouse.ledger.watermark import open_catalog
+
+    found = list_tables(open_catalog(settings()))
+    if as_json:
+        rows = [{**vars(t), "table": str(t.table), "committed_at": t.committed_at} for t in found]
+        print(json.dumps(rows, default=_text))
+        return
+    grid = Grid()
+    for title in ("table", "rows", "files", "MB", "snapshots", "last commit (UTC)", "consumed"):
+        grid.add_column(title, justify="right" if title in ("rows", "files", "MB", "snapshots") else "left")
+    for t in found:
+        consumed = ", ".join(f"{source} #{through}" for source, through in t.consumed.items())
+        when = f"{t.committed_at:%Y-%m-%d %H:%M:%S}" if t.committed_at else ""
+        size = f"{t.bytes / 1e6:.1f}"
+        grid.add_row(str(t.table), f"{t.rows:,}", str(t.files), size, str(t.snapshots), when, consumed)
+    Console().print(grid if found else "No tables yet: `lakehouse land`, then `lakehouse run`.")
+
+
+def history(
+    table: Annotated[str, typer.Argument(help="A silver table, as in silver.dim_customer.")],
+    key: Annotated[list[str], typer.Option("--key", help="The natural key; once for each of its columns.")],
+    as_of: AsOf = None,
+    as_json: Json = False,
+) -> None:
+    """Show every version of one key, oldest first. No JVM."""
+    from lakehouse.contracts.load import load_contracts
+    from lakehouse.ledger.reading import key_history
+    from lakehouse.ledger.watermark import open_catalog
+
+    name = TableName.parse(table)
+    spec = next((c.tables[name.name] for c in load_contracts(settings().contracts).values() if name.name in c.tables), None)
+    if spec is None or name.namespace != "silver":
+        raise SettingsError(f"{name} is no silver table of any contract", todo="`lakehouse tables` lists what is there")
+    rows = key_history(open_catalog(settings()), spec, name, key, moment(as_of))
+    shown = [{c: v for c, v in row.items() if not c.startswith("_")} for row in rows]
+    if as_json:
+        print(json.dumps(shown, default=_text))
+    elif shown:
+        Console().print(_rows_grid(list(shown[0]), [tuple(row.values()) for row in shown]))
+    else:
+        print(f"{name} has no version of this key")
+    if not shown:
+        raise typer.Exit(1)
+
+
+def sql(
+    execute: Annotated[str | None, typer.Option("-e", "--execute", help="Statements to run.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", exists=True, dir_okay=False, help="A script.")] = None,
+    as_of: AsOf = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Most rows of one answer.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Spark SQL over the tables, with the reader's role: nothing can be changed from here.
+
+    Interactive without -e or -f. With --as-of every table is read as it was then.
+    """
+    at = moment(as_of)
+    current = settings()
+    current.require_servers()
+    from lakehouse.engine.session import session
+
+    with session(current, "lakehouse sql", read_only=True) as spark:
+        if execute is None and file is None:
+            _console(spark, at, limit)
+            return
+        from lakehouse.engine.query import run_script
+
+        text = execute if execute is not None else Path(str(file)).read_text("utf-8")
+        for result in run_script(spark, text, at, limit):
+            _print_answer(result, as_json)
+
+
+def moment(text: str | None) -> datetime | None:
+    """A point in time from ISO text; UTC unless it says. Raises :class:`SettingsError`."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f"{text!r} is no time", todo="write it as 2024-03-31 or 2024-03-31T14:05:00") from None
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _console(spark: SparkSession, at: datetime | None, limit: int) -> None:
+    from lakehouse.engine.query import run_script
+
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 - gives input() its line editing and history
+
+        print("Spark SQL over the lake, read-only. End a statement with ; and leave with exit or Ctrl-D.")
+    pending = ""
+    while True:
+        try:
+            line = input("   ...> " if pending else "sql> ") if sys.stdin.isatty() else input()
+        except EOFError:
+            line, ended = "", True
+        else:
+            ended = False
+        if not pending and line.strip().rstrip(";").lower() in ("exit", "quit"):
+            return
+        pending += line + "\n"
+        if line.rstrip().endswith(";") or (ended and pending.strip()):
+            _answer_pending(spark, pending, at, limit, run_script)
+            pending = ""
+        elif not pending.strip():
+            pending = ""
+        if ended:
+            return
+
+
+def _answer_pending(spark: SparkSession, text: str, at: datetime | None, limit: int, run: Any) -> None:
+    try:
+        for result in run(spark, text, at, limit):
+            _print_answer(result, as_json=False)
+    except LakehouseError as error:
+        print(error, file=sys.stderr)
+
+
+def _print_answer(result: Answer, as_json: bool) -> None:
+    if as_json:
+        for row in result.rows:
+            print(json.dumps(dict(zip(result.columns, row, strict=True)), default=_text))
+    elif result.columns:
+        Console().print(_rows_grid(list(result.columns), result.rows))
+    if result.is_cut:
+        print(f"(more than {len(result.rows)} rows; raise --limit to see them)", file=sys.stderr)
+
+
+def _rows_grid(columns: list[str], rows: Any) -> Grid:
+    grid = Grid()
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*["[dim]null[/dim]" if value is None else _escaped(value) for value in row])
+    return grid
+
+
+def _escaped(value: Any) -> str:
+    from rich.markup import escape
+
+    return escape(_text(value))
+
+
+def _text(value: Any) -> str:
+    return value.isoformat(sep=" ") if isinstance(value, datetime) else str(value)

@@ -1,0 +1,164 @@
+"""``lakehouse run`` and ``rebuild``: from the landing log to the marts."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from lakehouse.contracts.model import Contract
+    from lakehouse.engine.report import TableReport
+    from lakehouse.engine.run import RunResult
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (run, rebuild):
+        app.command()(command)
+
+
+def run(
+    sources: Annotated[list[str] | None, typer.Argument(help="Contracts, as in retail.sales; default: all.")] = None,
+    max_batches: Annotated[
+        int | None, typer.Option("--max-batches", min=1, help="Most batches of a source in one pass.")
+    ] = None,
+    no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave the marts as they are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take everything pending: landed batches into bronze, silver and the marts, each published once.
+
+    Found out without a JVM when nothing is pending. A dataset that cannot go on does not stop the others; its error
+    is printed, and sets the exit code.
+    """
+    started = time.perf_counter()
+    current = settings()
+    current.require_servers()
+    contracts = pick(current, sources)
+    waiting = _outstanding(current, contracts, with_gold=not no_gold)
+    if not waiting:
+        _say_idle(as_json, time.perf_counter() - started)
+        return
+    from lakehouse.engine.run import run_everything
+
+    console = Console(stderr=True)
+    with console.status("starting Spark") as status:
+        result = run_everything(current, contracts, waiting, max_batches, status.update)
+    _show(result, as_json, time.perf_counter() - started)
+    if result.errors:
+        raise typer.Exit(max(error.exit_code for error in result.errors))
+
+
+def rebuild(
+    table: Annotated[str, typer.Argument(help="A silver table, as in silver.dim_customer.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Publish without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a silver table anew from bronze, as its contract says now. The table stays readable, and its history too."""
+    current = settings()
+    current.require_servers()
+    name = TableName.parse(table)
+    contract = _owner_of(current, name)
+    if not yes:
+        typer.confirm(f"Make {name} anew from bronze and publish it?", abort=True)
+    from lakehouse.engine.run import rebuild_table
+
+    with Console(stderr=True).status(f"rebuilding {name}"):
+        started = time.perf_counter()
+        result = rebuild_table(current, contract, name)
+    _show(result, as_json, time.perf_counter() - started)
+
+
+def pick(current: Settings, sources: list[str] | None) -> list[Contract]:
+    """The contracts of these names, or all. Raises :class:`SettingsError` naming those that do not exist."""
+    from lakehouse.contracts.load import load_contracts
+
+    contracts = load_contracts(current.contracts)
+    unknown = sorted(set(sources or []) - set(contracts))
+    if unknown:
+        raise SettingsError(
+            f"no contract is called {', '.join(unknown)}", todo=f"use one of {', '.join(contracts) or '(none yet)'}"
+        )
+    return [contract for name, contract in contracts.items() if not sources or name in sources]
+
+
+def _owner_of(current: Settings, table: TableName) -> Contract:
+    for contract in pick(current, None):
+        if table.namespace == "silver" and table.name in contract.tables:
+            return contract
+    raise SettingsError(f"no contract makes {table}", todo="name a silver table; `lakehouse tables` lists them")
+
+
+def _outstanding(current: Settings, contracts: list[Contract], *, with_gold: bool) -> list[str]:
+    from lakehouse.ledger.outstanding import outstanding
+    from lakehouse.ledger.store import ObjectStore
+    from lakehouse.ledger.watermark import open_catalog
+
+    found = outstanding(
+        open_catalog(current), ObjectStore.open(current), contracts, pick(current, None), current.dbt
+    )
+    names = list(found)
+    if not with_gold:
+        return [name for name in names if name != "gold"]
+    return names if not names or "gold" in names else [*names, "gold"]
+
+
+def _say_idle(as_json: bool, seconds: float) -> None:
+    if as_json:
+        print(json.dumps({"tables": [], "errors": [], "seconds": round(seconds, 2)}))
+    else:
+        Console().print(f"Nothing is pending: every table has what landed and was decided ({seconds:.1f} s, no JVM).")
+
+
+def _show(result: RunResult, as_json: bool, seconds: float) -> None:
+    if as_json:
+        print(json.dumps(_plain(result, seconds), default=str))
+        return
+    console = Console()
+    console.print(_grid(result.reports))
+    for report in result.reports:
+        for line in _remarks(report):
+            console.print(line)
+    for error in result.errors:
+        Console(stderr=True).print(str(error), markup=False)
+    console.print(f"{len(result.reports)} publications in {seconds:.1f} s")
+
+
+def _plain(result: RunResult, seconds: float) -> dict[str, Any]:
+    errors = [{"error": type(e).__name__, "message": str(e)} for e in result.errors]
+    return {"tables": [r.to_json() for r in result.reports], "errors": errors, "seconds": round(seconds, 2)}
+
+
+def _grid(reports: list[TableReport]) -> Grid:
+    grid = Grid(title="What this run did", title_justify="left")
+    grid.add_column("table", overflow="fold")
+    titles = ("batches", "rows in", "good", "quarantined", "rejected", "no key", "added", "removed", "opened", "closed")
+    for title in (*titles, "files", "MB", "s"):
+        grid.add_column(title, justify="right")
+    for r in reports:
+        counts = (r.batches, r.received, r.good, r.quarantined, r.rejected, r.without_key, r.rows_added, r.rows_removed)
+        cells = [*counts, r.opened, r.closed, r.files]
+        grid.add_row(str(r.table), *[f"{n:,}" if n else "·" for n in cells], f"{r.bytes / 1e6:.1f}", f"{r.seconds:.1f}")
+    return grid
+
+
+def _remarks(report: TableReport) -> list[str]:
+    lines = [f"  {report.table}: {n:,} rows warn: {rule}" for rule, n in sorted(report.warned.items()) if n]
+    if report.quarantined:
+        lines.append(f"  {report.table}: refused rows and their rules are in quarantine.{report.table.name}")
+    if report.held:
+        lines.append(f"  {report.table}: batches {list(report.held)} are held: a record or key cannot be read in them")
+    return lines
+
+
+__all__ = ["LakehouseError", "pick", "register"]

@@ -1,0 +1,59 @@
+"""Whether there is anything to do, from metadata and listings alone. No JVM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pyiceberg.catalog import Catalog
+
+from lakehouse.contracts.marts import mart_names, project_fingerprint
+from lakehouse.contracts.model import Contract
+from lakehouse.ledger.decisions import decision_log
+from lakehouse.ledger.log import landing_log
+from lakehouse.ledger.store import ObjectStore
+from lakehouse.ledger.watermark import read_head
+
+
+def silver_attempts(catalog: Catalog, contracts: Sequence[Contract]) -> dict[str, str]:
+    """For each silver table the attempt that was the last to publish it, '' where nothing was."""
+    attempts = {}
+    for contract in contracts:
+        for name in contract.tables:
+            stamp = read_head(catalog, contract.silver_table(name)).stamp
+            attempts[f"silver.{name}"] = stamp.attempt if stamp and not stamp.is_first else ""
+    return attempts
+
+
+def gold_is_current(catalog: Catalog, contracts: Sequence[Contract], project: Path) -> bool:
+    """Whether every mart was made by these models from what silver has now."""
+    wanted = silver_attempts(catalog, contracts)
+    if not any(wanted.values()):
+        return True  # nothing was ever published that a mart could show
+    fingerprint = project_fingerprint(project)
+    stamps = [read_head(catalog, name).stamp for name in mart_names(project)]
+    return all(s is not None and s.fingerprint == fingerprint and dict(s.upstream) == wanted for s in stamps)
+
+
+def dataset_is_current(catalog: Catalog, store: ObjectStore, contract: Contract) -> bool:
+    """Whether bronze and every silver table have consumed all that landed and was decided."""
+    bronze = read_head(catalog, contract.bronze_table).consumed(contract.name).through
+    newest = landing_log(store, contract.name).last_number(bronze)
+    if newest != bronze:
+        return False
+    if not newest:
+        return True
+    heads = [read_head(catalog, contract.silver_table(name)).consumed(contract.name) for name in contract.tables]
+    decided = decision_log(store, contract.name).last_number(min(head.decisions for head in heads))
+    return all(head.through == newest and head.decisions == decided for head in heads)
+
+
+def outstanding(
+    catalog: Catalog, store: ObjectStore, contracts: Sequence[Contract], all_contracts: Sequence[Contract], project: Path
+) -> Iterator[str]:
+    """Names of the datasets, and ``gold``, that have something to do."""
+    for contract in contracts:
+        if not dataset_is_current(catalog, store, contract):
+            yield contract.name
+    if not gold_is_current(catalog, all_contracts, project):
+        yield "gold"
