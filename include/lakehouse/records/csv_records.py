@@ -105,7 +105,7 @@ class CsvFile:
             yield from self._mixed_batches(header)
 
     def _clean_rows(self, block: bytes, width: int) -> list[list[str]] | None:
-        """All rows of a block in which every line is one good record, else None."""
+        """The rows of a block in which every line is one good record or blank (an empty row), else None."""
         if len(block) > MAX_RECORD_BYTES or b"\0" in block:
             return None
         try:
@@ -113,14 +113,18 @@ class CsvFile:
             rows = list(reader)
         except (UnicodeDecodeError, csv.Error):
             return None
-        return rows if reader.line_num == len(rows) and set(map(len, rows)) == {width} else None
+        return rows if reader.line_num == len(rows) and {width, 0}.issuperset(map(len, rows)) else None
 
     def _clean_batches(self, header: Header, rows: list[list[str]]) -> Iterator[pa.RecordBatch]:
-        line = self._lines.start()
-        for start in range(0, len(rows), self._size):
-            part = rows[start : start + self._size]
-            yield self._batch(header, part, range(line + start, line + start + len(part)), {})
+        first = self._lines.start()
+        lines: Sequence[int] = range(first, first + len(rows))
         self._lines.skip(len(rows))
+        if not all(rows):
+            lines = [line for line, row in zip(lines, rows, strict=True) if row]
+            rows = [row for row in rows if row]
+        for start in range(0, len(rows), self._size):
+            end = start + self._size
+            yield self._batch(header, rows[start:end], lines[start:end], {})
 
     def _mixed_batches(self, header: Header) -> Iterator[pa.RecordBatch]:
         """Records one by one, until a block ends between two of them."""

@@ -16,7 +16,6 @@ from lakehouse.records.csv_records import CsvFile
 from lakehouse.records.decompress import pieces, utf8_from_utf16
 from lakehouse.records.jsonl_records import JsonlFile
 from lakehouse.records.layout import Compression, Format, Layout, schema
-from lakehouse.records.parquet_records import ParquetRecords
 
 __all__ = ["Compression", "Format", "Layout", "read_records", "schema"]
 
@@ -31,6 +30,8 @@ def read_records(
     """
     data = pieces(stream, compression)
     if layout.format == "parquet":
+        from lakehouse.records.parquet_records import ParquetRecords  # slow to import, and rarely needed
+
         yield from ParquetRecords(layout, stream, compression, rows_per_batch).batches()
     elif layout.format == "jsonl":
         yield from JsonlFile(layout, Blocks(data, cr_ends_lines=False), rows_per_batch).batches()

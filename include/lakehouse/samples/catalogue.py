@@ -58,7 +58,7 @@ def _line(options: Options, number: int, day: date, bad_price: str | None, is_od
     values["list_price"] = bad_price or _price(options, number, day)
     values["is_active"] = "false" if (number + index(day)) % 45 == 0 else "true"
     values["launched_on"] = _text(_launched_on(options, number, index(day)))
-    if is_odd and index(day) >= _NEW_KEY_FROM:
+    if not options.is_clean and index(day) >= _NEW_KEY_FROM:
         values["weight_grams"] = str(50 + number % 900)
     return ("{" + ", ".join(f'"{key}": {value}' for key, value in values.items()) + "}\n").encode()
 

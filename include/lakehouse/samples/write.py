@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -34,7 +34,8 @@ def write_lines(path: Path, lines: Iterable[bytes], *, header_lines: int = 0) ->
             count = _write(file, path.suffix, lines)
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise SettingsError(
             f"a sample file cannot be written: {error.strerror}", where=str(path), todo="choose a folder with --out"
         ) from None
