@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -32,7 +33,7 @@ class Header:
         self.positions = {name: at for at, name in named if name in declared}
         self.extra = [(name, at) for at, name in named if name not in declared]
         self.missing = [name for name in layout.columns if name not in self.positions]
-        self.repeated = sorted({name for name in declared if found.count(name) > 1})
+        self.repeated = sorted(name for name, count in Counter(found).items() if count > 1 and name in declared)
 
     def problem(self) -> str:
         """Why the file cannot be read with this header; empty when it can."""

@@ -80,10 +80,11 @@ def text_array(values: Sequence[str | None], nulls: pa.Array) -> pa.Array:
 
 def unique_names(found: Sequence[str]) -> list[str]:
     """Header names made unique and non-empty by their position, so that no column is lost."""
-    names: list[str] = []
+    names: dict[str, None] = {}
+    original = set(found)
     for position, name in enumerate(found, 1):
         unique = name or f"column {position}"
-        while unique in names or (unique != name and unique in found):
+        while unique in names or (unique != name and unique in original):
             unique = f"{unique} (column {position})"
-        names.append(unique)
-    return names
+        names[unique] = None
+    return list(names)
