@@ -1,4 +1,4 @@
-"""``lakehouse contract``: check, compile, schema, dictionary."""
+"""``lakehouse contract``: check, test, compile, schema, dictionary."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 Directory = Annotated[Path | None, typer.Option("--contracts", help="Folder of the contracts.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+_NAMES = {"compile_index": "compile", "run_tests": "test"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     group = typer.Typer(help="Check contracts and make what is derived from them.", no_args_is_help=True)
-    for command in (check, compile_index, schema, dictionary):
-        group.command(command.__name__.removesuffix("_index"))(command)
+    for command in (check, run_tests, compile_index, schema, dictionary):
+        group.command(_NAMES.get(command.__name__, command.__name__))(command)
     app.add_typer(group, name="contract")
 
 
@@ -40,6 +41,29 @@ def check(directory: Directory = None, as_json: Json = False) -> None:
             typer.echo(str(problem))
         typer.echo(f"{count} contracts, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     if problems:
+        raise typer.Exit(ContractError.exit_code)
+
+
+def run_tests(
+    sources: Annotated[list[str] | None, typer.Argument(help="Contracts, as in retail.sales; default: all.")] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Run the cases beside the contracts: small inputs, and the rows that they must give. Needs Java, no servers."""
+    from lakehouse.core.settings import settings
+    from lakehouse.engine.cases import run_cases
+    from lakehouse.engine.session import bare_session
+
+    with bare_session(settings(), "lakehouse contract test") as spark:
+        results = run_cases(spark, _folder(directory), sources)
+    if as_json:
+        typer.echo(json.dumps([asdict(result) | {"passed": result.passed} for result in results]))
+    else:
+        for result in results:
+            typer.echo(result.render())
+        failed = sum(not result.passed for result in results)
+        typer.echo(f"{len(results)} cases, {failed or 'none'} failed")
+    if not results or any(not result.passed for result in results):
         raise typer.Exit(ContractError.exit_code)
 
 

@@ -81,7 +81,7 @@ class Expectation(Model):
 
     tables: dict[Identifier, tuple[Row, ...]] = Field(default_factory=dict)
     quarantine: dict[Identifier, tuple[QuarantinedRow, ...]] = Field(default_factory=dict)
-    rejected: int | None = Field(None, ge=0, description="Records of live batches that could not be read.")
+    rejected: int | None = Field(None, ge=0, description="Records that could not be read, of all landed batches.")
 
 
 class Case(Model):
