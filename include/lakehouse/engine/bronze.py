@@ -96,7 +96,7 @@ def _read(settings: Settings, layout: Layout, tasks: Sequence[FileTask]) -> Iter
         with store.reading(task.key, found.etag) as stream:
             hashed = _Hashed(stream)
             for records in read_records(cast(BinaryIO, hashed), layout, task.compression):
-                yield _with_provenance(records, layout, task)
+                yield with_provenance(records, layout, task)
             if hashed.sha256() != task.sha256:
                 raise _damaged(task, "is not what was landed: its SHA-256 differs")
 
@@ -135,7 +135,8 @@ def _damaged(task: FileTask, what: str) -> IntegrityError:
     )
 
 
-def _with_provenance(records: pa.RecordBatch, layout: Layout, task: FileTask) -> pa.RecordBatch:
+def with_provenance(records: pa.RecordBatch, layout: Layout, task: FileTask) -> pa.RecordBatch:
+    """The records as bronze has them: with batch, unit, file and landing time."""
     rows = records.num_rows
     landed = pa.scalar(task.landed_at, pa.timestamp("us", tz="UTC"))
     constant = {

@@ -7,19 +7,20 @@ reference that defines the result is ``tests/reference.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from zoneinfo import ZoneInfo
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from lakehouse.contracts.model import Table
+from lakehouse.contracts.model import Contract, Table
 from lakehouse.core import names
 from lakehouse.core.names import quote
 from lakehouse.core.types import DataType
 from lakehouse.engine import encoding
 from lakehouse.engine.tables import silver_columns
-from lakehouse.engine.typed import EFFECTIVE, is_deleted, observed_flag
+from lakehouse.engine.typed import EFFECTIVE, STATUS, is_deleted, observed_flag
 
 _DELETED = "_deleted"
 _RANK = "_rank"
@@ -39,34 +40,37 @@ def fold(observations: DataFrame, table: Table) -> DataFrame:
     return versions(events(moments(observations, table), table), table)
 
 
-def feed_observations(rows: DataFrame, table: Table) -> DataFrame:
-    """Observations of a change feed or of slices: each row is one."""
-    return rows.withColumn(_DELETED, F.expr(is_deleted(table)))
+def observations(typed: DataFrame, contract: Contract, table: Table, units: Mapping[int, date]) -> DataFrame:
+    """The observations that typed rows make. ``units`` are the live batches: an empty snapshot has no rows.
 
-
-def snapshot_observations(
-    good: DataFrame, presence: DataFrame, snapshots: Sequence[tuple[int, datetime]], table: Table
-) -> DataFrame:
-    """Observations of full snapshots: each row is one, and so is each first absence of a key.
-
-    ``presence`` has ``_key`` and ``_batch`` of every row with a readable key, quarantined ones included: a quarantined
-    row closes nothing. ``snapshots`` are the live batches with their effective times.
+    In a feed or a slice each good row is one. In a full snapshot so is each first absence of a key; presence is judged
+    on all rows with a readable key, so that a quarantined row closes nothing.
     """
-    spark = good.sparkSession
+    good = typed.where(f"{STATUS} = 'good'").withColumn(_DELETED, F.expr(is_deleted(table)))
+    if contract.source.kind != "snapshot":
+        return good
+    zone = ZoneInfo(contract.source.timezone)
+    snapshots = [(batch, datetime.combine(unit, time(), zone)) for batch, unit in units.items()]
+    present = typed.where(f"{names.KEY} IS NOT NULL").select(names.KEY, names.BATCH)
+    return good.unionByName(_absences(present, snapshots), allowMissingColumns=True)
+
+
+def _absences(presence: DataFrame, snapshots: Sequence[tuple[int, datetime]]) -> DataFrame:
+    """The first absence of each key after each snapshot that had it: a deletion at the following snapshot's time."""
+    spark = presence.sparkSession
     ordered = sorted(snapshots, key=lambda snapshot: snapshot[1])
     index = spark.createDataFrame(
         [(batch, i, at) for i, (batch, at) in enumerate(ordered)], "_batch long, _index int, _at timestamp"
     )
     by_key = Window.partitionBy(names.KEY).orderBy("_index")
-    seen = presence.select(names.KEY, names.BATCH).distinct().join(F.broadcast(index), names.BATCH)
+    seen = presence.distinct().join(F.broadcast(index), names.BATCH)
     following = index.select((F.col("_index") - 1).alias("_index"), F.col("_at").alias(EFFECTIVE))
-    gone = (
+    return (
         seen.select(names.KEY, "_index", F.lead("_index").over(by_key).alias("_seen_next"))
         .where("_seen_next IS NULL OR _seen_next <> _index + 1")
         .join(F.broadcast(following), "_index")  # the last snapshot has no following one
         .select(names.KEY, EFFECTIVE, F.lit(True).alias(_DELETED))
     )
-    return good.withColumn(_DELETED, F.lit(False)).unionByName(gone, allowMissingColumns=True)
 
 
 def moments(observations: DataFrame, table: Table) -> DataFrame:

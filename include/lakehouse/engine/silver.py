@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from datetime import time as day_time
+from datetime import date
 from functools import cached_property
-from zoneinfo import ZoneInfo
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakehouse.contracts.model import Contract, Table
@@ -19,19 +17,16 @@ from lakehouse.core import names
 from lakehouse.core.errors import ContractError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName, quote
-from lakehouse.core.types import DataType
-from lakehouse.engine import encoding
 from lakehouse.engine.apply import apply_versions, require_unique
-from lakehouse.engine.history import feed_observations, fold, snapshot_observations
+from lakehouse.engine.facts import fact_rows
+from lakehouse.engine.history import fold, observations
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_columns, silver_spec
-from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, WARNED, statuses, typed_rows
+from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
 from lakehouse.ledger.pending import Pending, Position, pending
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import Consumed, Head, Stamp, read_head
-
-_STATUS = "_status"
 
 
 def in_batches(batches: frozenset[int] | set[int]) -> str:
@@ -77,11 +72,7 @@ class Silver:
     def typed(self, batches: frozenset[int]) -> DataFrame:
         """The typed rows of some batches, each with its status."""
         bronze = self.lake.table(self.contract.bronze_table).where(in_batches(batches))
-        return typed_rows(bronze, self.contract, self.name).withColumn(_STATUS, F.expr(statuses(self.table)))
-
-    def good(self, batches: frozenset[int]) -> DataFrame:
-        """The rows of some batches that passed every rule and have a key."""
-        return self.typed(batches).where(f"{_STATUS} = 'good'")
+        return typed_rows(bronze, self.contract, self.name)
 
 
 @dataclass(frozen=True)
@@ -143,15 +134,15 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
     latest = F.max(EFFECTIVE).cast("string") if silver.table.kind == "dimension" else F.lit("")
     warnings = [rule.name for rule in silver.table.rules if rule.level == "warn"]
     warned = [F.count_if(F.array_contains(WARNED, name)).alias(f"w{i}") for i, name in enumerate(warnings)]
-    grouped = typed.groupBy(names.BATCH, _STATUS).agg(F.count(F.lit(1)).alias("n"), latest.alias("latest"), *warned)
+    grouped = typed.groupBy(names.BATCH, STATUS).agg(F.count(F.lit(1)).alias("n"), latest.alias("latest"), *warned)
     rows = grouped.collect()
     for row in rows:
-        setattr(report, row[_STATUS], getattr(report, row[_STATUS]) + row["n"])
+        setattr(report, row[STATUS], getattr(report, row[STATUS]) + row["n"])
         report.received += row["n"]
         for i, name in enumerate(warnings):
             report.warned[name] = report.warned.get(name, 0) + row[f"w{i}"]
-    unreadable = frozenset(row[names.BATCH] for row in rows if row[_STATUS] in ("rejected", "without_key"))
-    good = [row["latest"] for row in rows if row[_STATUS] == "good" and row["latest"]]
+    unreadable = frozenset(row[names.BATCH] for row in rows if row[STATUS] in ("rejected", "without_key"))
+    good = [row["latest"] for row in rows if row[STATUS] == "good" and row["latest"]]
     return _Counted(report, unreadable, max(good, default=""))
 
 
@@ -209,7 +200,7 @@ class _QuarantineWork:
         target = targets[self.spec.name]
         batches = self.intake.added | self.intake.removed
         target.delete("true" if self.intake.rebuild else in_batches(batches))
-        refused = self.silver.typed(self.intake.added).where(f"{_STATUS} = 'quarantined'")
+        refused = self.silver.typed(self.intake.added).where(f"{STATUS} = 'quarantined'")
         columns = {name: f"{SOURCE}.{quote(name)}" for name in self.silver.contract.source.columns}
         columns |= {names.RULES: FAILED, names.FINGERPRINT: f"'{self.silver.fingerprint}'"}
         target.append(refused.selectExpr(*[f"{columns.get(c, c)} AS {quote(c)}" for c in self.spec.columns]))
@@ -277,7 +268,7 @@ class _SilverWork:
             target.delete("true")
         elif self.intake.removed:
             target.delete(in_batches(self.intake.removed))
-        rows = fact_rows(self.silver.good(self.intake.added), self.silver.table)
+        rows = fact_rows(self.silver.typed(self.intake.added), self.silver.table)
         target.append(rows.select(*silver_spec(self.silver.contract, self.silver.name).columns))
 
     def _write_versions(self, target: Target) -> None:
@@ -294,18 +285,13 @@ class _SilverWork:
         self.report.opened, self.report.closed = changes.opened, changes.closed
 
     def _observations(self, keys: DataFrame | None) -> DataFrame:
-        silver, live = self.silver, self.intake.live
-        good = _of_keys(silver.good(live), keys)
-        if silver.contract.source.kind != "snapshot":
-            return feed_observations(good, silver.table)
-        presence = _of_keys(silver.typed(live).where(f"{names.KEY} IS NOT NULL"), keys)
-        return snapshot_observations(good, presence, self._snapshot_times(), silver.table)
+        rows = self.silver.typed(self.intake.live)
+        if keys is not None:
+            rows = rows.join(F.broadcast(keys), names.KEY, "left_semi")
+        return observations(rows, self.silver.contract, self.silver.table, self._snapshots())
 
-    def _snapshot_times(self) -> list[tuple[int, datetime]]:
-        """From the log, not from rows: an empty snapshot has none."""
-        zone = ZoneInfo(self.silver.contract.source.timezone)
-        units = {number: self.intake.pending.batch(number).unit for number in self.intake.live}
-        return [(number, datetime.combine(unit, day_time(), zone)) for number, unit in units.items()]
+    def _snapshots(self) -> dict[int, date]:
+        return {number: self.intake.pending.batch(number).unit for number in self.intake.live}
 
     def _touched_keys(self) -> DataFrame:
         """Keys whose observations may differ from what the table was folded from."""
@@ -326,26 +312,3 @@ class _SilverWork:
             after = [number for number in live if units[number] > unit]
             near |= set(before[-1:]) | set(after[:1])
         return frozenset(near)
-
-
-def _of_keys(rows: DataFrame, keys: DataFrame | None) -> DataFrame:
-    return rows if keys is None else rows.join(F.broadcast(keys), names.KEY, "left_semi")
-
-
-def fact_rows(good: DataFrame, table: Table) -> DataFrame:
-    """Fact rows with their occurrence, durable key and the durable keys of the dimensions they refer to."""
-    fields = [(quote(name), table.columns[name].type) for name in table.key]
-    rows = good
-    if table.occurrence:
-        rows = rows.withColumn("_line_hash", F.expr(encoding.digest(encoding.encode(fields))))
-        identical = Window.partitionBy(names.BATCH, "_line_hash").orderBy(names.FILE, names.RECORD)
-        rows = rows.withColumn(names.OCCURRENCE, F.row_number().over(identical))
-        # The same line may truly stand in two units; the unit keeps their keys apart.
-        unit = [("_line_hash", DataType("string")), (names.UNIT, DataType("date")), (names.OCCURRENCE, DataType("int"))]
-        rows = rows.withColumn(names.KEY, F.expr(encoding.digest(encoding.encode(unit))))
-    else:
-        rows = rows.withColumn(names.KEY, F.expr(encoding.durable_key(fields)))
-    for reference in table.references:
-        parts = [(quote(name), table.columns[name].type) for name in reference.key]
-        rows = rows.withColumn(reference.column, F.expr(encoding.durable_key(parts)))
-    return rows

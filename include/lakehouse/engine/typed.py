@@ -6,10 +6,10 @@ quarantine does not depend on order. Nothing raises: a value that cannot be cast
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from lakehouse.contracts.expressions import compile_check, compile_typed
 from lakehouse.contracts.model import Column, Contract, Table
@@ -21,6 +21,7 @@ from lakehouse.engine import encoding
 FAILED = "_failed"
 WARNED = "_warned"
 SOURCE = "_source"
+STATUS = "_status"
 _OBSERVED = "_observed_"
 _ZONED = "(Z|[+-][0-9]{2}:?[0-9]{2})$"
 _UNITS = {"h": "HOURS", "d": "DAYS"}
@@ -34,7 +35,7 @@ def observed_flag(column: str) -> str:
 
 
 def typed_rows(bronze: DataFrame, contract: Contract, name: str) -> DataFrame:
-    """Typed columns, ``_key``, the rules each row failed, whether attributes were observed, and where it came from.
+    """Typed columns, ``_key``, the rules each row failed, its status, what it observed, and where it came from.
 
     The row as it came is kept in the struct ``_source``: its columns may differ from the typed ones in case only.
     """
@@ -55,7 +56,8 @@ def typed_rows(bronze: DataFrame, contract: Contract, name: str) -> DataFrame:
     second = ["*", f"{_failed(contract, table)} AS {FAILED}", f"{_names(_rules(table, 'warn'))} AS {WARNED}"]
     if table.kind == "dimension":
         second += [f"{key} AS {names.KEY}", f"{_effective(contract, table)} AS {EFFECTIVE}"]
-    return typed.selectExpr(*second).drop(*[_bad(column) for column in columns])
+    split = typed.selectExpr(*second).drop(*[_bad(column) for column in columns])
+    return split.withColumn(STATUS, F.expr(_status(table)))
 
 
 def _bad(column: str) -> str:
@@ -170,7 +172,7 @@ def _effective(contract: Contract, table: Table) -> str:
     return midnight if zone == "UTC" else f"to_utc_timestamp({midnight}, '{zone}')"
 
 
-def statuses(table: Table) -> str:
+def _status(table: Table) -> str:
     """SQL for what becomes of a typed row: ``rejected``, ``quarantined``, ``without_key`` or ``good``."""
     without_key = f"WHEN {names.KEY} IS NULL THEN 'without_key' " if table.kind == "dimension" else ""
     return (
@@ -178,7 +180,3 @@ def statuses(table: Table) -> str:
         f"{without_key}ELSE 'good' END"
     )
 
-
-def timezone_is_safe(name: str) -> bool:
-    """Whether a zone's name may stand in SQL."""
-    return bool(re.fullmatch(r"[A-Za-z0-9_+\-/]{1,64}", name))
