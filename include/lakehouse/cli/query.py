@@ -66,7 +66,9 @@ def history(
     from lakehouse.ledger.watermark import open_catalog
 
     name = TableName.parse(table)
-    spec = next((c.tables[name.name] for c in load_contracts(settings().contracts).values() if name.name in c.tables), None)
+    spec = next(
+        (c.tables[name.name] for c in load_contracts(settings().contracts).values() if name.name in c.tables), None
+    )
     if spec is None or name.namespace != "silver":
         raise SettingsError(f"{name} is no silver table of any contract", todo="`lakehouse tables` lists what is there")
     rows = key_history(open_catalog(settings()), spec, name, key, moment(as_of))

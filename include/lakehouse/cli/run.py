@@ -104,9 +104,7 @@ def _outstanding(current: Settings, contracts: list[Contract], *, with_gold: boo
     from lakehouse.ledger.store import ObjectStore
     from lakehouse.ledger.watermark import open_catalog
 
-    found = outstanding(
-        open_catalog(current), ObjectStore.open(current), contracts, pick(current, None), current.dbt
-    )
+    found = outstanding(open_catalog(current), ObjectStore.open(current), contracts, pick(current, None), current.dbt)
     names = list(found)
     if not with_gold:
         return [name for name in names if name != "gold"]

@@ -40,7 +40,8 @@ def apply_versions(target: Target, folded: DataFrame, keys: DataFrame, business:
         change.alias(_CHANGE), "_new.*", key, names.VERSION_KEY, F.col(f"_old.{names.IS_CURRENT}").alias("_was_open")
     ).localCheckpoint()
     counted = changes.selectExpr(
-        f"count_if({_CHANGE} = 'open') AS opened", f"count_if(_was_open AND NOT coalesce({names.IS_CURRENT}, false)) AS closed",
+        f"count_if({_CHANGE} = 'open') AS opened",
+        f"count_if(_was_open AND NOT coalesce({names.IS_CURRENT}, false)) AS closed",
         "count(*) AS n",
     ).collect()[0]
     if counted["n"] == 0:

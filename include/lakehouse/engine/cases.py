@@ -75,7 +75,9 @@ def run_case(spark: SparkSession, contract: Contract, case: Case) -> CaseResult:
         if case.expect.rejected is not None:
             found = bronze.where(f"{names.REJECTED} IS NOT NULL").count()
             if found != case.expect.rejected:
-                differences["rejected"] = [Difference("unexpected", f"{found} records instead of {case.expect.rejected}")]
+                differences["rejected"] = [
+                    Difference("unexpected", f"{found} records instead of {case.expect.rejected}")
+                ]
     finally:
         bronze.unpersist()
     return CaseResult(contract.name, case.name, differences)

@@ -173,4 +173,3 @@ def _dbt(settings: Settings, arguments: Sequence[str]) -> None:
         untouched="main of every mart; what was built stays on the attempt's branch until the next run",
         todo="correct the data or the model, then run again; silver is published already",
     )
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -85,6 +86,7 @@ class Intake:
     removed: frozenset[int]
     holes: frozenset[int]
     report: TableReport
+    counts: Mapping[str, int]
     max_effective: str
     rebuild: bool = False
 
@@ -102,12 +104,26 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
     counted = _count(silver, found.after.live - done)
     unreadable = counted.unreadable if silver.contract.source.kind == "snapshot" else frozenset()
     live = found.after.live - unreadable
-    holes = found.after.holes | unreadable
-    report = replace(counted.report, batches=len(live - done), held=tuple(sorted(unreadable)))
     previous = head.consumed(silver.contract.name).max_effective
     return Intake(
-        found, live, live - done, done - live, holes, report, max(previous, counted.max_effective), rebuild=rebuild
+        pending=found,
+        live=live,
+        added=live - done,
+        removed=done - live,
+        holes=found.after.holes | unreadable,
+        report=replace(counted.report(live - done), held=tuple(sorted(unreadable))),
+        counts=_total(head, counted, live - done, _count(silver, done - live), rebuild=rebuild),
+        max_effective=max(previous, counted.max_effective),
+        rebuild=rebuild,
     )
+
+
+def _total(head: Head, counted: _Counted, added: frozenset[int], removed: _Counted, *, rebuild: bool) -> dict[str, int]:
+    """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes."""
+    total = Counter({} if rebuild or head.stamp is None else dict(head.stamp.counts))
+    total.update(counted.of(added))
+    total.subtract(removed.of(frozenset(removed.statuses)))
+    return {status: rows for status, rows in sorted(total.items()) if rows}
 
 
 def _semantics_changed(silver: Silver, was: str) -> ContractError:
@@ -121,29 +137,53 @@ def _semantics_changed(silver: Silver, was: str) -> ContractError:
 
 @dataclass(frozen=True)
 class _Counted:
-    report: TableReport
-    unreadable: frozenset[int] = frozenset()
+    """Rows of some batches by status: one job's answer, kept by batch so that a held one can be left out."""
+
+    target: TableName
+    statuses: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    warned: Mapping[str, int] = field(default_factory=dict)
     max_effective: str = ""
+
+    @property
+    def unreadable(self) -> frozenset[int]:
+        """Batches with a record or key that cannot be read."""
+        bad = ("rejected", "without_key")
+        return frozenset(batch for batch, found in self.statuses.items() if any(found.get(status) for status in bad))
+
+    def of(self, batches: frozenset[int]) -> Counter[str]:
+        """Rows by status over some of the batches."""
+        total: Counter[str] = Counter()
+        for batch in batches:
+            total.update(self.statuses.get(batch, {}))
+        return total
+
+    def report(self, batches: frozenset[int]) -> TableReport:
+        """What a run says of these batches."""
+        counts = self.of(batches)
+        return TableReport(
+            self.target,
+            batches=len(batches),
+            received=counts.total(),
+            **{status: counts[status] for status in ("good", "quarantined", "rejected", "without_key")},
+            warned={name: rows for name, rows in self.warned.items() if rows},
+        )
 
 
 def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
-    report = TableReport(silver.target)
+    """Count the rows of some batches: one job, or none where there are no batches."""
     if not batches:
-        return _Counted(report)
-    typed = silver.typed(batches)
+        return _Counted(silver.target)
     latest = F.max(EFFECTIVE).cast("string") if silver.table.kind == "dimension" else F.lit("")
     warnings = [rule.name for rule in silver.table.rules if rule.level == "warn"]
     warned = [F.count_if(F.array_contains(WARNED, name)).alias(f"w{i}") for i, name in enumerate(warnings)]
-    grouped = typed.groupBy(names.BATCH, STATUS).agg(F.count(F.lit(1)).alias("n"), latest.alias("latest"), *warned)
-    rows = grouped.collect()
+    grouped = silver.typed(batches).groupBy(names.BATCH, STATUS)
+    rows = grouped.agg(F.count(F.lit(1)).alias("n"), latest.alias("latest"), *warned).collect()
+    statuses: dict[int, dict[str, int]] = {}
     for row in rows:
-        setattr(report, row[STATUS], getattr(report, row[STATUS]) + row["n"])
-        report.received += row["n"]
-        for i, name in enumerate(warnings):
-            report.warned[name] = report.warned.get(name, 0) + row[f"w{i}"]
-    unreadable = frozenset(row[names.BATCH] for row in rows if row[STATUS] in ("rejected", "without_key"))
-    good = [row["latest"] for row in rows if row[STATUS] == "good" and row["latest"]]
-    return _Counted(report, unreadable, max(good, default=""))
+        statuses.setdefault(row[names.BATCH], {})[row[STATUS]] = row["n"]
+    total = {name: sum(row[f"w{i}"] for row in rows) for i, name in enumerate(warnings)}
+    effective = max((row["latest"] for row in rows if row[STATUS] == "good" and row["latest"]), default="")
+    return _Counted(silver.target, statuses, total, effective)
 
 
 def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
@@ -246,7 +286,8 @@ class _SilverWork:
     def stamps(self) -> Mapping[TableName, Stamp]:
         end = self.intake.pending.end
         consumed = Consumed(end.through, end.decisions, tuple(sorted(self.intake.holes)), self.intake.max_effective)
-        stamp = Stamp(self.attempt, self.silver.fingerprint, {self.silver.contract.name: consumed})
+        inputs = {self.silver.contract.name: consumed}
+        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, counts=self.intake.counts)
         return {self.silver.target: stamp}
 
     def write(self, targets: Mapping[TableName, Target]) -> None:

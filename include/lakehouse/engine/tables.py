@@ -178,7 +178,9 @@ def silver_spec(contract: Contract, name: str) -> TableSpec:
     else:
         system = {names.KEY: key, **_PROVENANCE}
     columns = silver_columns(table) | system
-    return TableSpec(contract.silver_table(name), table.description, columns, table.partition, table.sort or (names.KEY,))
+    return TableSpec(
+        contract.silver_table(name), table.description, columns, table.partition, table.sort or (names.KEY,)
+    )
 
 
 def quarantine_spec(contract: Contract, name: str) -> TableSpec:

@@ -6,17 +6,18 @@ quarantine does not depend on order. Nothing raises: a value that cannot be cast
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse.contracts.expressions import compile_check, compile_typed
+from lakehouse.contracts.derive import compile_column, compile_rule
 from lakehouse.contracts.model import Column, Contract, Table
 from lakehouse.core import names
 from lakehouse.core.names import quote
 from lakehouse.core.types import DataType
 from lakehouse.engine import encoding
+from lakehouse.engine.tables import literal
 
 FAILED = "_failed"
 WARNED = "_warned"
@@ -40,94 +41,120 @@ def typed_rows(bronze: DataFrame, contract: Contract, name: str) -> DataFrame:
     The row as it came is kept in the struct ``_source``: its columns may differ from the typed ones in case only.
     """
     table = contract.tables[name]
-    columns = table.typed
-    source = ", ".join(quote(column) for column in contract.source.columns)
-    raw = {column: _raw(contract, column, spec) for column, spec in columns.items()}
-    first = [f"struct({source}) AS {SOURCE}", *PROVENANCE, names.REJECTED, names.RAW, names.EXTRA, names.MISSING]
-    first += [f"{_typed(raw[c], spec, contract.source.timezone)} AS {quote(c)}" for c, spec in columns.items()]
-    first += [f"{_uncastable(raw[c], spec, contract.source.timezone)} AS {_bad(c)}" for c, spec in columns.items()]
-    first += [
-        f"{_is_observed(contract, column, spec)} AS {quote(observed_flag(column))}"
-        for column, spec in table.attributes.items()
-        if table.kind == "dimension"
-    ]
-    typed = bronze.selectExpr(*first)
-    key = encoding.durable_key([(quote(c), columns[c].type) for c in table.key])
-    second = ["*", f"{_failed(contract, table)} AS {FAILED}", f"{_names(_rules(table, 'warn'))} AS {WARNED}"]
+    # One projection for each stage, so that Spark evaluates what is costly once and then refers to it by name.
+    rows = bronze.selectExpr(f"struct({_list(contract.source.columns)}) AS {SOURCE}", "*")
+    rows = rows.selectExpr(SOURCE, *_SYSTEM, *_raw_values(contract, table))
+    rows = rows.selectExpr(SOURCE, *_SYSTEM, *_casts(contract, table))
+    rows = rows.selectExpr(SOURCE, *_SYSTEM, *_values(contract, table))
+    rows = rows.selectExpr("*", *_judgements(contract, table)).drop(*[_bad(column) for column in table.typed])
+    return rows.withColumn(STATUS, F.expr(_status(table)))
+
+
+_SYSTEM = (*PROVENANCE, names.REJECTED, names.RAW, names.EXTRA, names.MISSING)
+
+
+def _list(columns: Iterable[str]) -> str:
+    return ", ".join(quote(column) for column in columns)
+
+
+def _raw_values(contract: Contract, table: Table) -> list[str]:
+    return [f"{compile_column(contract, c, spec).sql} AS {_raw(c)}" for c, spec in table.typed.items()]
+
+
+def _casts(contract: Contract, table: Table) -> list[str]:
+    """The value as it came, beside its cast."""
+    found = []
+    for name, spec in table.typed.items():
+        kind = compile_column(contract, name, spec).type
+        found += [f"{_raw(name)}", f"{_cast(_raw(name), kind, spec, contract.source.timezone)} AS {quote(name)}"]
+    return found
+
+
+def _values(contract: Contract, table: Table) -> list[str]:
+    """Values that fit, whether one was lost, and whether attributes were observed."""
+    found = []
+    for name, spec in table.typed.items():
+        value, kind = _fitting(name, spec), compile_column(contract, name, spec).type
+        found += [f"{value} AS {quote(name)}", f"{_is_lost(name, value, spec, kind)} AS {_bad(name)}"]
+        if table.kind == "dimension" and name in table.attributes:
+            found.append(f"{_is_observed(contract, name, spec)} AS {quote(observed_flag(name))}")
+    return found
+
+
+def _judgements(contract: Contract, table: Table) -> list[str]:
+    found = [f"{_failed(contract, table)} AS {FAILED}", f"{_names(_rules(table, 'warn'))} AS {WARNED}"]
     if table.kind == "dimension":
-        second += [f"{key} AS {names.KEY}", f"{_effective(contract, table)} AS {EFFECTIVE}"]
-    split = typed.selectExpr(*second).drop(*[_bad(column) for column in columns])
-    return split.withColumn(STATUS, F.expr(_status(table)))
+        key = encoding.durable_key([(quote(name), table.columns[name].type) for name in table.key])
+        found += [f"{key} AS {names.KEY}", f"{_effective(contract, table)} AS {EFFECTIVE}"]
+    return found
+
+
+def _raw(column: str) -> str:
+    return quote(f"_raw_{column}")
 
 
 def _bad(column: str) -> str:
     return f"_bad_{column}"
 
 
-class _Raw:
-    """An expression before the cast to its column's type."""
-
-    def __init__(self, sql: str, kind: DataType) -> None:
-        self.sql = sql
-        self.kind = kind
-
-
-def _raw(contract: Contract, column: str, spec: Column) -> _Raw:
-    text = spec.expression or column
-    compiled = compile_typed(text, dict.fromkeys(contract.source.columns, DataType("string")))
-    return _Raw(compiled.sql, compiled.type)
-
-
-def _typed(raw: _Raw, spec: Column, timezone: str) -> str:
+def _cast(raw: str, raw_kind: DataType, spec: Column, timezone: str) -> str:
     kind = spec.type
-    if raw.kind.name == kind.name == "string" or raw.kind == kind:
-        return f"CAST({raw.sql} AS {kind.spark})"
-    if kind.name == "timestamp" and raw.kind.name == "string":
-        return _timestamp(raw.sql, spec.format, timezone)
+    if raw_kind == kind:
+        return raw
+    if kind.name == "timestamp" and raw_kind.name == "string":
+        return _timestamp(raw, spec.format, timezone)
     if kind.name == "date" and spec.format:
-        return f"CAST(try_to_timestamp({raw.sql}, '{spec.format}') AS date)"
+        return f"CAST(try_to_timestamp({raw}, {literal(spec.format)}) AS date)"
     if kind.name == "double":
-        return f"(try_cast({raw.sql} AS double) + 0.0D)"  # -0.0 and 0.0 are one value
-    return f"try_cast({raw.sql} AS {kind.spark})"
+        return f"(try_cast({raw} AS double) + 0.0D)"  # -0.0 and 0.0 are one value
+    return f"try_cast({raw} AS {kind.spark})"
 
 
-def _timestamp(sql: str, pattern: str, timezone: str) -> str:
-    parsed = f"try_to_timestamp({sql}, '{pattern}')" if pattern else f"try_cast({sql} AS timestamp)"
-    if timezone == "UTC":
-        return parsed
-    local = f"to_utc_timestamp({parsed}, '{timezone}')"
-    return f"CASE WHEN {sql} RLIKE '{_ZONED}' THEN {parsed} ELSE {local} END"
+def _timestamp(raw: str, pattern: str, timezone: str) -> str:
+    parsed = f"try_to_timestamp({raw}, {literal(pattern)})" if pattern else f"try_cast({raw} AS timestamp)"
+    if timezone == "UTC" or (pattern and not set(pattern) & set("XxZzVO")):
+        return f"to_utc_timestamp({parsed}, {literal(timezone)})"
+    local = f"to_utc_timestamp({parsed}, {literal(timezone)})"
+    return f"CASE WHEN {raw} RLIKE '{_ZONED}' THEN {parsed} ELSE {local} END"
 
 
-def _uncastable(raw: _Raw, spec: Column, timezone: str) -> str:
+_RANGE = {
+    "date": ("DATE '0001-01-01'", "DATE '+10000-01-01'"),
+    "timestamp": ("TIMESTAMP '0001-01-01 00:00:00'", "TIMESTAMP '+10000-01-01 00:00:00'"),
+}
+
+
+def _fitting(name: str, spec: Column) -> str:
+    """The cast value, unless its year is one that Spark reads and no client can."""
+    if spec.type.name not in _RANGE:
+        return quote(name)
+    first, end = _RANGE[spec.type.name]
+    return f"CASE WHEN {quote(name)} >= {first} AND {quote(name)} < {end} THEN {quote(name)} END"
+
+
+def _is_lost(name: str, value: str, spec: Column, raw_kind: DataType) -> str:
     """SQL that is true where there was a value and the cast would lose it."""
-    typed = _typed(raw, spec, timezone)
-    lost = f"({raw.sql} IS NOT NULL AND {typed} IS NULL)"
-    if spec.type.name != "decimal" or raw.kind == spec.type:
+    lost = f"({_raw(name)} IS NOT NULL AND {value} IS NULL)"
+    if spec.type.name != "decimal" or raw_kind == spec.type:
         return lost
     # A cast rounds; a value that does not fit its scale is refused instead.
-    wide = f"try_cast({raw.sql} AS decimal(38, {min(38, spec.type.scale + 9)}))"
-    return f"({lost} OR coalesce({wide} <> {typed}, false))"
+    wide = f"try_cast({_raw(name)} AS decimal(38, {min(38, spec.type.scale + 9)}))"
+    return f"({lost} OR coalesce({wide} <> {quote(name)}, false))"
 
 
-def _is_observed(contract: Contract, column: str, spec: Column) -> str:
+def _is_observed(contract: Contract, name: str, spec: Column) -> str:
     """A column that the record did not have says nothing; null says nothing where the contract says so."""
-    text = spec.expression or column
-    read = compile_typed(text, dict.fromkeys(contract.source.columns, DataType("string"))).columns
-    parts = [f"NOT coalesce(array_contains({names.MISSING}, '{name}'), false)" for name in sorted(read)]
+    read = sorted(compile_column(contract, name, spec).columns)
+    parts = [f"NOT coalesce(array_contains({names.MISSING}, {literal(column)}), false)" for column in read]
     if spec.null == "not_observed":
-        # The value itself, which stands under its own name only in the next projection.
-        parts.append(f"{_typed(_raw(contract, column, spec), spec, contract.source.timezone)} IS NOT NULL")
+        parts.append(f"{_fitting(name, spec)} IS NOT NULL")
     return " AND ".join(parts) or "true"
 
 
 def _rules(table: Table, level: str) -> list[tuple[str, str]]:
     """The contract's rules of one level: name, and SQL that is true where the row fails."""
-    types = {name: spec.type for name, spec in table.typed.items()}
     return [
-        (rule.name, f"NOT coalesce({compile_check(rule.check, types)}, true)")
-        for rule in table.rules
-        if rule.level == level
+        (rule.name, f"NOT coalesce({compile_rule(table, rule)}, true)") for rule in table.rules if rule.level == level
     ]
 
 
@@ -157,7 +184,7 @@ def _names(rules: Sequence[tuple[str, str]]) -> str:
 def _is_deleted(table: Table) -> str:
     if table.deletion is None:
         return "false"
-    values = ", ".join("'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" for value in table.deletion.values)
+    values = ", ".join(map(literal, table.deletion.values))
     return f"coalesce({quote(table.deletion.column)} IN ({values}), false)"
 
 
@@ -179,4 +206,3 @@ def _status(table: Table) -> str:
         f"CASE WHEN {names.REJECTED} IS NOT NULL THEN 'rejected' WHEN size({FAILED}) > 0 THEN 'quarantined' "
         f"{without_key}ELSE 'good' END"
     )
-

@@ -49,7 +49,11 @@ def dataset_is_current(catalog: Catalog, store: ObjectStore, contract: Contract)
 
 
 def outstanding(
-    catalog: Catalog, store: ObjectStore, contracts: Sequence[Contract], all_contracts: Sequence[Contract], project: Path
+    catalog: Catalog,
+    store: ObjectStore,
+    contracts: Sequence[Contract],
+    all_contracts: Sequence[Contract],
+    project: Path,
 ) -> Iterator[str]:
     """Names of the datasets, and ``gold``, that have something to do."""
     for contract in contracts:

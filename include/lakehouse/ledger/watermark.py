@@ -39,12 +39,14 @@ class Stamp:
     """What a snapshot says of the data in it. ``fingerprint`` is that of the contract's (or the models') semantics.
 
     ``inputs`` are sources; ``upstream`` are tables, each with the attempt that was the last to publish it.
+    ``counts`` says what became of the rows of all batches that are live in the table, by status.
     """
 
     attempt: str
     fingerprint: str = ""
     inputs: Mapping[str, Consumed] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The stamp as it stands in a snapshot's summary."""
@@ -60,7 +62,7 @@ class Stamp:
                 todo="use the version of the lakehouse that wrote it, or upgrade",
             )
         inputs = {name: Consumed(**{**c, "holes": tuple(c["holes"])}) for name, c in value["inputs"].items()}
-        return cls(value["attempt"], value["fingerprint"], inputs, value["upstream"])
+        return cls(value["attempt"], value["fingerprint"], inputs, value["upstream"], value["counts"])
 
     @property
     def is_first(self) -> bool:
