@@ -1,0 +1,90 @@
+"""What all tests share: markers by folder, Hypothesis' profile, and one Spark session for the whole run.
+
+Nothing here starts unless a test asks for it: unit tests never see a JVM or a server.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from lakehouse.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+FOLDERS = ("spark", "integration")
+SEED = "LAKEHOUSE_TEST_SEED"
+
+# Spark's first job takes longer than any deadline; a failure prints what is needed to see it again.
+hypothesis_settings.register_profile("lakehouse", deadline=None, print_blob=True)
+hypothesis_settings.load_profile("lakehouse")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the folder that they are in."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            folder = item.path.relative_to(here).parts[0]
+            if folder in FOLDERS:
+                item.add_marker(getattr(pytest.mark, folder))
+                # PySpark leaves the sockets to its JVM to the garbage collector.
+                item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers whose seed is printed when the test fails; LAKEHOUSE_TEST_SEED sets it."""
+    seed = os.environ.get(SEED) or str(random.SystemRandom().randrange(10**9))
+    print(f"{SEED}={seed}")
+    return random.Random(f"{seed} {request.node.name}")  # noqa: S311 - a seed, not a secret
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A home of the lakehouse for this run, which PostgreSQL's user can enter when tests run as root."""
+    with tempfile.TemporaryDirectory(prefix="lakehouse-tests-") as folder:
+        os.chmod(folder, 0o711)  # noqa: S103 - entering is enough, and needed
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def read_settings(home: Path) -> Callable[[], Settings]:
+    """Reads the settings of this run's home; what the caller's environment says of servers is left out."""
+
+    def read() -> Settings:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("LAKEHOUSE_") and name != "LAKEHOUSE_CACHE"]:
+                patch.delenv(name)
+            patch.setenv("LAKEHOUSE_HOME", str(home))
+            return load_settings()
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def spark(read_settings: Callable[[], Settings]) -> Iterator[SparkSession]:
+    """The one JVM of the run. It knows no catalog; lakes of integration tests are sessions of their own in it."""
+    from lakehouse.engine.session import bare_session
+
+    running = bare_session(read_settings(), "tests")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SPARK_CONF_DIR", "PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_LOCAL_IP"):
+            patch.setenv(name, "")  # the session sets them; they are taken back at the end
+        patch.delenv("SPARK_LOCAL_IP")
+        with pytest.MonkeyPatch.context() as starting:
+            # Every statement here is new to the JVM and small: compiling it well costs more than it saves.
+            starting.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+            session = running.__enter__()
+        try:
+            yield session
+        finally:
+            running.__exit__(None, None, None)

@@ -1,0 +1,83 @@
+"""Real servers for the whole run, and a fresh lake for whoever wants one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.stack import buckets, credentials, down, roles, up
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from lakehouse.engine.publish import Lake
+
+NewLake = Callable[[], "Lake"]
+
+
+@pytest.fixture(scope="session")
+def servers(read_settings: Callable[[], Settings]) -> Iterator[Settings]:
+    """PostgreSQL and an S3 server, started once, stopped at the end whatever happens."""
+    settings = read_settings()
+    try:
+        up(settings)
+        yield read_settings()
+    finally:
+        down(settings)
+
+
+@pytest.fixture(scope="session")
+def new_settings(servers: Settings) -> Callable[[], Settings]:
+    """Makes settings of a place that nobody used before: a catalog database and buckets of its own."""
+
+    def make() -> Settings:
+        mark = uuid.uuid4().hex[:12]
+        mine = servers.model_copy(
+            update={
+                "catalog_database": f"lake_{mark}",
+                "landing_bucket": f"landing-{mark}",
+                "warehouse_bucket": f"warehouse-{mark}",
+            }
+        )
+        roles.provision(mine, mine.postgres_port, credentials.load_or_create(servers).passwords)
+        buckets.create(mine)
+        return mine
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_lake(spark: SparkSession, new_settings: Callable[[], Settings]) -> NewLake:
+    """Makes an empty lake: a session of its own in the run's JVM, with a catalog that no other session knows."""
+    from lakehouse.engine.publish import Lake
+    from lakehouse.engine.session import catalog_conf
+
+    def make() -> Lake:
+        mine = new_settings()
+        session = spark.newSession()
+        for key, value in catalog_conf(mine).items():
+            session.conf.set(key, value)
+        session.conf.set("spark.sql.defaultCatalog", CATALOG)
+        return Lake(session, mine)
+
+    return make
+
+
+@pytest.fixture
+def lake(new_lake: NewLake) -> Lake:
+    """An empty lake."""
+    return new_lake()
+
+
+@pytest.fixture
+def change_table(servers: Settings) -> str:
+    """The owner's connection to the source database, with the feed's tables gone."""
+    found = servers.connections["crm_owner"].get_secret_value()
+    with psycopg.connect(found, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS crm.customer_changes, crm.sample_days")
+    return found

@@ -1,0 +1,157 @@
+"""What a history is, in plain Python: sort the observations of a key, and fold them. The engine is held to this.
+
+It is written to be read and agreed with, not to be fast. It shares nothing with the engine but the canonical encoding,
+which decides ties that nothing else decides.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from lakehouse.core.encoding import digest, encode
+from lakehouse.core.types import DataType
+
+Version = dict[str, Any]
+BOOLEAN = DataType("boolean")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one row says of its key at one time: the attributes that it observed, or that the key was deleted."""
+
+    at: datetime
+    values: Mapping[str, Any] = field(default_factory=dict)
+    deleted: bool = False
+    ties: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The part of a contract that a fold depends on. ``ties``: for each tie-breaker, whether the highest wins."""
+
+    history: Mapping[str, int]
+    kinds: Mapping[str, DataType]
+    ties: tuple[bool, ...] = ()
+    per_life: bool = False
+
+    def of_type(self, history: int) -> list[str]:
+        """The attributes of one SCD type."""
+        return [name for name, kind in self.history.items() if kind == history]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All that is known of a key at one time."""
+
+    at: datetime
+    values: Mapping[str, Any]
+    deleted: bool
+
+
+def fold(observations: Iterable[Observation], rules: Rules) -> list[Version]:
+    """The versions of one key, oldest first."""
+    moments = [_moment(at, group, rules) for at, group in _by_time(observations)]
+    versions: list[Version] = []
+    is_open = False
+    for life in _lives(moments):
+        scope = life if rules.per_life else moments
+        for moment in life:
+            row = _row(moment, scope, rules)
+            is_new = not is_open or any(row[name] != versions[-1][name] for name in rules.of_type(2))
+            if is_open and (moment.deleted or is_new):
+                versions[-1] |= {"effective_to": moment.at, "is_current": False}
+            if not moment.deleted and is_new:
+                versions.append(row)
+            is_open = not moment.deleted
+    return versions
+
+
+def from_snapshots(
+    snapshots: Iterable[tuple[datetime, Mapping[str, Sequence[Observation]]]],
+) -> dict[str, list[Observation]]:
+    """The observations that full snapshots make of each key. A key that is there with no good row has an empty list.
+
+    A key that was there and is not there in the next snapshot was deleted at the time of that one.
+    """
+    found: dict[str, list[Observation]] = defaultdict(list)
+    present: set[str] = set()
+    for at, rows in sorted(snapshots, key=lambda snapshot: snapshot[0]):
+        for key in present - rows.keys():
+            found[key].append(Observation(at, deleted=True))
+        for key, good in rows.items():
+            found[key] += good
+        present = set(rows)
+    return found
+
+
+def _by_time(observations: Iterable[Observation]) -> list[tuple[datetime, list[Observation]]]:
+    groups: dict[datetime, list[Observation]] = defaultdict(list)
+    for observation in observations:
+        groups[observation.at].append(observation)
+    return sorted(groups.items())
+
+
+def _moment(at: datetime, group: list[Observation], rules: Rules) -> Moment:
+    """Of each attribute the highest rank that observed it; deleted or not, as the highest rank says."""
+    ranked = _ranked(group, rules)
+    values: dict[str, Any] = {}
+    for observation in ranked:
+        if not observation.deleted:
+            values |= observation.values
+    return Moment(at, values, ranked[-1].deleted)
+
+
+def _ranked(group: list[Observation], rules: Rules) -> list[Observation]:
+    """Lowest rank first: the least important order is sorted by first. No value at all always loses."""
+    ranked = sorted(group, key=lambda o: _hash(o, rules))
+    ranked.sort(key=lambda o: not o.deleted)
+    for number, highest_wins in reversed(list(enumerate(rules.ties))):
+        ranked.sort(key=partial(_tie, number, highest_wins), reverse=not highest_wins)
+    return ranked
+
+
+def _tie(number: int, highest_wins: bool, observation: Observation) -> tuple[bool, Any]:
+    """Where no value stands among values: first, whichever way they are sorted."""
+    value = observation.ties[number] if observation.ties else None
+    return (value is None) != highest_wins, value
+
+
+def _hash(observation: Observation, rules: Rules) -> str:
+    fields: list[tuple[DataType, Any]] = []
+    for name in sorted(rules.kinds):
+        fields += [(rules.kinds[name], observation.values.get(name)), (BOOLEAN, name in observation.values)]
+    fields.append((BOOLEAN, observation.deleted))
+    return digest(encode([kind for kind, _ in fields], [value for _, value in fields]))
+
+
+def _lives(moments: Sequence[Moment]) -> list[list[Moment]]:
+    """A life ends with its deletion."""
+    lives: list[list[Moment]] = [[]]
+    for moment in moments:
+        lives[-1].append(moment)
+        if moment.deleted:
+            lives.append([])
+    return lives
+
+
+def _row(moment: Moment, scope: Sequence[Moment], rules: Rules) -> Version:
+    """The version that starts at a moment, were one to start there."""
+    row: Version = {"effective_from": moment.at, "effective_to": None, "is_current": True}
+    for name, history in rules.history.items():
+        observed = [m.values[name] for m in scope if name in m.values]
+        until_now = [m.values[name] for m in scope if name in m.values and m.at <= moment.at]
+        if history == 0:
+            row[name] = observed[0] if observed else None
+        elif history == 2:
+            row[name] = until_now[-1] if until_now else None
+        else:
+            row[name] = observed[-1] if observed else None
+        if history == 3:
+            others = [value for value in observed if value != row[name]]
+            row[f"previous_{name}"] = others[-1] if others else None
+    return row
