@@ -103,19 +103,30 @@ def _tie_breakers(table: Table) -> list[Column]:
 
 
 def _ordered(value: Column, kind: DataType, *, highest_wins: bool) -> Column:
-    """A value whose greatest wins. Text that is to lose by height is compared by its inverted digits."""
+    """A value whose greatest wins; no value at all loses either way. No arithmetic here may overflow or round."""
     if highest_wins:
         return value
-    if kind.name in ("int", "long", "double", "decimal"):
-        return -value
+    if kind.name in ("int", "long"):
+        return F.bitwise_not(value)
     if kind.name == "timestamp":
-        return -F.unix_micros(value)
+        return F.bitwise_not(F.unix_micros(value))
     if kind.name == "date":
-        return -F.unix_date(value)
+        return F.bitwise_not(F.unix_date(value))
     if kind.name == "boolean":
         return ~value
+    if kind.name == "double":  # NaN is the highest, and so is its negation
+        return F.when(value.isNotNull(), F.struct(~F.isnan(value), -value))
+    if kind.name == "decimal":
+        return _inverted_decimal(value)
     inverted = F.translate(F.hex(F.encode(value, "utf-8")), "0123456789ABCDEF", "FEDCBA9876543210")
     return F.concat(inverted, F.lit("Z"))
+
+
+def _inverted_decimal(value: Column) -> Column:
+    """Text that sorts the other way: Spark's own negation rounds to 34 digits."""
+    digits = F.lpad(F.ltrim(value.cast("string"), F.lit("-")), 40, "0")
+    inverted = F.translate(digits, "0123456789", "9876543210")
+    return F.when(value < 0, F.concat(F.lit("1"), digits)).when(value >= 0, F.concat(F.lit("0"), inverted))
 
 
 def _tie_hash(table: Table) -> str:
