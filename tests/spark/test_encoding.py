@@ -29,8 +29,8 @@ MANY = settings(
 class Rows(tuple[tuple[Any, ...], ...]):
     """Many rows; too many to be printed."""
 
-    def __repr__(self) -> str:
-        return f"<{len(self)} rows>"
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(f"<{len(self)} rows>")
 
 
 MANY_ROWS = rows(KINDS, 120).map(Rows)

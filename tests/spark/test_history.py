@@ -195,8 +195,8 @@ def compare(rows: Sequence[Row], expected: Mapping[str, list[Version]], found: M
 class Histories(tuple[list[int], ...]):
     """Many histories; too many to be printed."""
 
-    def __repr__(self) -> str:
-        return f"<{len(self)} histories>"
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(f"<{len(self)} histories>")
 
 
 CODES = st.integers(0, CHOICES - 1)
