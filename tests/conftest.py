@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 FOLDERS = ("spark", "integration")
+# PySpark's sockets to its JVM, and the connections that PyIceberg's catalog keeps in a pool.
+LEFT_TO_THE_COLLECTOR = ("unclosed <socket", "<psycopg.Connection")
 SEED = "LAKEHOUSE_TEST_SEED"
 
 # Spark's first job takes longer than any deadline; a failure prints what is needed to see it again.
@@ -36,8 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             folder = item.path.relative_to(here).parts[0]
             if folder in FOLDERS:
                 item.add_marker(getattr(pytest.mark, folder))
-                # PySpark leaves the sockets to its JVM to the garbage collector.
-                item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+                for warning in LEFT_TO_THE_COLLECTOR:
+                    item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}:ResourceWarning"))
 
 
 @pytest.fixture
