@@ -85,6 +85,8 @@ def base_conf(settings: Settings) -> dict[str, str]:
         # Bad text must become null, never an exception that depends on what an older Spark would have read.
         "spark.sql.legacy.timeParserPolicy": "CORRECTED",
         "spark.sql.shuffle.partitions": "8",
+        # Inferring constraints from dozens of derived columns took minutes and gigabytes to plan a small fold.
+        "spark.sql.constraintPropagation.enabled": "false",
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
