@@ -2,8 +2,8 @@
 
 Defined once. ``lakehouse.engine.encoding`` says the same in Spark SQL, and a property test holds the two together.
 
-A field is ``~`` for null, else ``<length>:<text>``, the length in characters, so that no two rows share an encoding.
-Texts are fixed: integers in decimal, decimals without trailing zeros (a widened type keeps its text), doubles as
+A field is ``~`` for null, ``<length>:<text>`` for a string, the length in characters, and ``<text>;`` for any other
+type, whose texts have no ``;``: so no two rows share an encoding. Texts are fixed: integers in decimal, decimals without trailing zeros (a widened type keeps its text), doubles as
 Java's hexadecimal form with -0.0 as 0.0, dates as ISO, timestamps as microseconds since 1970 in UTC. Every hash is
 SHA-256; keys keep its first 128 bits as 32 hexadecimal digits.
 """
@@ -73,8 +73,13 @@ def _double_text(value: float) -> str:
 
 def encode(kinds: Sequence[DataType], values: Sequence[Any]) -> str:
     """The canonical encoding of a row: its fields, one after the other."""
-    texts = (canonical_text(kind, value) for kind, value in zip(kinds, values, strict=True))
-    return "".join(NULL if text is None else f"{len(text)}:{text}" for text in texts)
+    return "".join(_field(kind, canonical_text(kind, value)) for kind, value in zip(kinds, values, strict=True))
+
+
+def _field(kind: DataType, text: str | None) -> str:
+    if text is None:
+        return NULL
+    return f"{len(text)}:{text}" if kind.name == "string" else f"{text};"
 
 
 def digest(text: str) -> str:

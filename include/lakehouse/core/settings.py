@@ -58,6 +58,9 @@ class Settings(BaseSettings):
 
     spark_master: str = "local[*]"
     spark_driver_memory: str = "2g"
+    spark_conf: dict[str, str] = Field(
+        default_factory=dict, description='Further Spark settings as JSON: {"spark.executor.memory": "4g"}.'
+    )
 
     @field_validator("landing_bucket", "warehouse_bucket")
     @classmethod

@@ -35,8 +35,12 @@ def encode(fields: Iterable[Typed]) -> str:
 
 def _field(sql: str, kind: DataType) -> str:
     text = canonical_text(sql, kind)
+    if kind.name == "string":
+        written = f"concat(CAST(length({text}) AS string), ':', {text})"
+    else:
+        written = f"concat({text}, ';')"
     # A null format_string argument prints "null", so nullness is asked of the value itself.
-    return f"CASE WHEN {sql} IS NULL THEN '{NULL}' ELSE concat(CAST(length({text}) AS string), ':', {text}) END"
+    return f"CASE WHEN {sql} IS NULL THEN '{NULL}' ELSE {written} END"
 
 
 def digest(sql: str) -> str:

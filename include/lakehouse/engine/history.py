@@ -80,7 +80,7 @@ def moments(observations: DataFrame, table: Table) -> DataFrame:
     of the highest rank among those which observed it. Rank: tie-breakers, upsert over delete, hash of the attributes.
     """
     rank = F.struct(*_tie_breakers(table), (~F.col(_DELETED)).alias("u"), F.expr(_tie_hash(table)).alias("h"))
-    ranked = observations.withColumn(_RANK, rank)
+    ranked = _distinct(observations, table).withColumn(_RANK, rank)
     aggregates = [F.max_by(_DELETED, _RANK).alias(_DELETED)]
     aggregates.append((F.min(f"{_RANK}.h") != F.max(f"{_RANK}.h")).alias(TIED))
     aggregates += [F.max_by(name, _RANK).alias(name) for name in table.key]
@@ -88,6 +88,14 @@ def moments(observations: DataFrame, table: Table) -> DataFrame:
         observed = F.when(_observes(name), F.col(_RANK))
         aggregates.append(F.max_by(F.struct(name), observed).alias(name))
     return ranked.groupBy(names.KEY, EFFECTIVE).agg(*aggregates)
+
+
+def _distinct(observations: DataFrame, table: Table) -> DataFrame:
+    """Observations without exact repeats, and all of a key in one place: the one exchange of the fold."""
+    ties = [tie.column for tie in table.tie_breakers]
+    flags = [observed_flag(name) for name in table.attributes]
+    columns = dict.fromkeys([names.KEY, EFFECTIVE, _DELETED, *ties, *table.columns, *flags])
+    return observations.select(*columns).repartition(names.KEY).dropDuplicates()
 
 
 def _observes(name: str) -> Column:

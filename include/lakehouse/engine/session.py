@@ -88,6 +88,7 @@ def base_conf(settings: Settings) -> dict[str, str]:
         # Inferring constraints from dozens of derived columns took minutes and gigabytes to plan a small fold.
         "spark.sql.constraintPropagation.enabled": "false",
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.sql.adaptive.advisoryPartitionSizeInBytes": "32m",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
         "spark.redaction.regex": "(?i)secret|password|token|access[.-]?key",
@@ -96,7 +97,8 @@ def base_conf(settings: Settings) -> dict[str, str]:
 
 def session_conf(settings: Settings, *, read_only: bool = False) -> dict[str, str]:
     """Everything that a session of the lake needs."""
-    return base_conf(settings) | catalog_conf(settings, read_only=read_only) | {"spark.sql.defaultCatalog": CATALOG}
+    catalog = catalog_conf(settings, read_only=read_only) | {"spark.sql.defaultCatalog": CATALOG}
+    return base_conf(settings) | catalog | settings.spark_conf
 
 
 def write_conf(folder: Path, conf: Mapping[str, str]) -> Path:

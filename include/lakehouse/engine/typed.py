@@ -23,6 +23,7 @@ FAILED = "_failed"
 WARNED = "_warned"
 SOURCE = "_source"
 STATUS = "_status"
+_FENCE = "_fence"
 _OBSERVED = "_observed_"
 _ZONED = "(Z|[+-][0-9]{2}:?[0-9]{2})$"
 _UNITS = {"h": "HOURS", "d": "DAYS"}
@@ -45,9 +46,9 @@ def typed_rows(bronze: DataFrame, contract: Contract, name: str) -> DataFrame:
     rows = bronze.selectExpr(f"struct({_list(contract.source.columns)}) AS {SOURCE}", "*")
     rows = rows.selectExpr(SOURCE, *_SYSTEM, *_raw_values(contract, table))
     rows = rows.selectExpr(SOURCE, *_SYSTEM, *_casts(contract, table))
-    rows = rows.selectExpr(SOURCE, *_SYSTEM, *_values(contract, table))
+    rows = rows.selectExpr(SOURCE, *_SYSTEM, *_values(contract, table), f"monotonically_increasing_id() AS {_FENCE}")
     rows = rows.selectExpr("*", *_judgements(contract, table)).drop(*[_bad(column) for column in table.typed])
-    return rows.withColumn(STATUS, F.expr(_status(table)))
+    return rows.withColumn(STATUS, F.expr(_status(table))).drop(_FENCE)
 
 
 _SYSTEM = (*PROVENANCE, names.REJECTED, names.RAW, names.EXTRA, names.MISSING)
@@ -175,10 +176,12 @@ def _failed(contract: Contract, table: Table) -> str:
 
 
 def _names(rules: Sequence[tuple[str, str]]) -> str:
+    """SQL for the names of the rules whose test is true. A lambda over an array would keep Spark from compiling it."""
+    none = "CAST(array() AS array<string>)"
     if not rules:
-        return "CAST(array() AS array<string>)"
-    tests = ", ".join(f"CASE WHEN {sql} THEN '{rule}' END" for rule, sql in rules)
-    return f"filter(array({tests}), rule -> rule IS NOT NULL)"
+        return none
+    joined = ", ".join(f"CASE WHEN {sql} THEN '{rule}' END" for rule, sql in rules)
+    return f"CASE WHEN {' OR '.join(sql for _, sql in rules)} THEN split(concat_ws(',', {joined}), ',') ELSE {none} END"
 
 
 def _is_deleted(table: Table) -> str:
@@ -201,8 +204,11 @@ def _effective(contract: Contract, table: Table) -> str:
 
 def _status(table: Table) -> str:
     """SQL for what becomes of a typed row: ``rejected``, ``quarantined``, ``without_key`` or ``good``."""
-    without_key = f"WHEN {names.KEY} IS NULL THEN 'without_key' " if table.kind == "dimension" else ""
+    missing = " OR ".join(f"{quote(name)} IS NULL" for name in table.key)
+    without_key = f"WHEN {missing} THEN 'without_key' " if table.kind == "dimension" else ""
+    # A filter on the status would be pushed below the casts, which would then run twice. It cannot pass a column that
+    # is not deterministic, as long as the status refers to it.
     return (
-        f"CASE WHEN {names.REJECTED} IS NOT NULL THEN 'rejected' WHEN size({FAILED}) > 0 THEN 'quarantined' "
+        f"CASE WHEN {_FENCE} < 0 THEN NULL WHEN {names.REJECTED} IS NOT NULL THEN 'rejected' WHEN size({FAILED}) > 0 THEN 'quarantined' "
         f"{without_key}ELSE 'good' END"
     )
