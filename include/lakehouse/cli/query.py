@@ -1,4 +1,4 @@
-"""``lakehouse tables``, ``history`` and ``sql``: reading the lake."""
+"""``lakehouse tables``, ``history``, ``sql`` and ``conf``: reading the lake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AsOf = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (tables, history, sql):
+    for command in (tables, history, sql, conf):
         app.command()(command)
 
 
@@ -108,6 +108,17 @@ def sql(
         text = execute if execute is not None else Path(str(file)).read_text("utf-8")
         for result in run_script(spark, text, at, limit):
             _print_answer(result, as_json)
+
+
+def conf(
+    is_writer: Annotated[bool, typer.Option("--writer", help="For programs that write; default: read-only.")] = False,
+) -> None:
+    """Write the Spark configuration of this lake and print its folder, for SPARK_CONF_DIR. It holds secrets."""
+    current = settings()
+    from lakehouse.engine.session import conf_folder, session_conf, write_conf
+
+    folder = conf_folder(current, read_only=not is_writer)
+    print(write_conf(folder, session_conf(current, read_only=not is_writer)))
 
 
 def moment(text: str | None) -> datetime | None:
