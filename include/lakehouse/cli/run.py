@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings, settings
 
@@ -122,14 +122,19 @@ def _show(result: RunResult, as_json: bool, seconds: float) -> None:
     if as_json:
         print(json.dumps(_plain(result, seconds), default=str))
         return
-    console = Console()
-    console.print(_grid(result.reports))
-    for report in result.reports:
-        for line in _remarks(report):
-            console.print(line)
+    console = Console(width=max(Console().width, 120))
+    show_reports(console, result.reports)
     for error in result.errors:
         Console(stderr=True).print(str(error), markup=False)
     console.print(f"{len(result.reports)} publications in {seconds:.1f} s")
+
+
+def show_reports(console: Console, reports: list[TableReport]) -> None:
+    """A row for each table, then what a person should know."""
+    console.print(_grid(reports))
+    for report in reports:
+        for line in _remarks(report):
+            console.print(line)
 
 
 def _plain(result: RunResult, seconds: float) -> dict[str, Any]:
@@ -137,16 +142,31 @@ def _plain(result: RunResult, seconds: float) -> dict[str, Any]:
     return {"tables": [r.to_json() for r in result.reports], "errors": errors, "seconds": round(seconds, 2)}
 
 
+_COUNTS = {
+    "batches": "batches",
+    "received": "rows in",
+    "good": "good",
+    "quarantined": "quarantined",
+    "rejected": "rejected",
+    "without_key": "no key",
+    "rows_added": "added",
+    "rows_removed": "removed",
+    "opened": "opened",
+    "closed": "closed",
+    "files": "files",
+}
+
+
 def _grid(reports: list[TableReport]) -> Grid:
-    grid = Grid(title="What this run did", title_justify="left")
-    grid.add_column("table", overflow="fold")
-    titles = ("batches", "rows in", "good", "quarantined", "rejected", "no key", "added", "removed", "opened", "closed")
-    for title in (*titles, "files", "MB", "s"):
+    """Only the counts that are not zero everywhere, so that it fits."""
+    used = [field for field in _COUNTS if any(getattr(report, field) for report in reports)]
+    grid = Grid()
+    grid.add_column("table", no_wrap=True)
+    for title in (*[_COUNTS[field] for field in used], "MB", "s"):
         grid.add_column(title, justify="right")
     for r in reports:
-        counts = (r.batches, r.received, r.good, r.quarantined, r.rejected, r.without_key, r.rows_added, r.rows_removed)
-        cells = [*counts, r.opened, r.closed, r.files]
-        grid.add_row(str(r.table), *[f"{n:,}" if n else "·" for n in cells], f"{r.bytes / 1e6:.1f}", f"{r.seconds:.1f}")
+        cells = [f"{n:,}" if (n := getattr(r, field)) else "·" for field in used]
+        grid.add_row(str(r.table), *cells, f"{r.bytes / 1e6:.1f}", f"{r.seconds:.1f}")
     return grid
 
 
@@ -157,6 +177,3 @@ def _remarks(report: TableReport) -> list[str]:
     if report.held:
         lines.append(f"  {report.table}: batches {list(report.held)} are held: a record or key cannot be read in them")
     return lines
-
-
-__all__ = ["LakehouseError", "pick", "register"]

@@ -96,9 +96,12 @@ class Settings(BaseSettings):
             )
 
 
-def load_settings() -> Settings:
-    """Read the environment and the local stack's file. Raises :class:`SettingsError` listing every wrong value."""
-    home = Path(os.environ.get("LAKEHOUSE_HOME", PROJECT_ROOT / ".lakehouse"))
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the environment and the file of the stack in ``home`` (default: LAKEHOUSE_HOME, else ``.lakehouse``).
+
+    Raises :class:`SettingsError` listing every wrong value.
+    """
+    home = home or Path(os.environ.get("LAKEHOUSE_HOME", PROJECT_ROOT / ".lakehouse"))
     try:
         return Settings(_env_file=home / "stack.env", home=home)  # type: ignore[call-arg]
     except ValidationError as error:
