@@ -80,6 +80,8 @@ def base_conf(settings: Settings) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.local.dir": str(scratch / "tmp"),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        # A plain spark-sql would otherwise put a Derby database into the folder it is started in.
+        "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         "spark.sql.session.timeZone": "UTC",
         # Bad text must become null, never an exception that depends on what an older Spark would have read.
