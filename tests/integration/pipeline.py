@@ -16,7 +16,7 @@ from lakehouse.engine.run import run_dataset
 from lakehouse.engine.silver import Silver, run_silver
 from lakehouse.engine.tables import business_types
 from lakehouse.landing.land import Request, land
-from lakehouse.ledger.watermark import load_table, read_head
+from lakehouse.ledger.watermark import ancestors, load_table, read_head
 
 KEY = {names.KEY: DataType("string")}
 VERSION_KEY = {names.VERSION_KEY: DataType("string")}
@@ -51,7 +51,7 @@ def fingerprints(lake: Lake, contracts: Iterable[Contract]) -> dict[str, str]:
 
 
 def quarantine(lake: Lake, contracts: Iterable[Contract]) -> dict[str, str]:
-    """The content of every quarantine that is there: rows as they came, and their rules."""
+    """The content of every quarantine that holds something: rows as they came, and their rules."""
     found = {}
     for contract in contracts:
         columns = dict.fromkeys(contract.source.columns, DataType("string")) | {"rules": DataType("string")}
@@ -59,7 +59,7 @@ def quarantine(lake: Lake, contracts: Iterable[Contract]) -> dict[str, str]:
             table = TableName("quarantine", name)
             if load_table(lake.catalog, table):
                 rows = lake.table(table).selectExpr("*", f"array_join({names.RULES}, ' ') AS rules")
-                found[name] = content_fingerprint(rows, columns)
+                found |= {name: content_fingerprint(rows, columns)} if not rows.isEmpty() else {}
     return found
 
 
@@ -72,6 +72,19 @@ def branches(lake: Lake, tables: Iterable[TableName]) -> list[str]:
     """Branches other than main, of tables that are there."""
     loaded = [load_table(lake.catalog, table) for table in tables]
     return sorted(ref for table in loaded if table for ref in table.metadata.refs if ref != "main")
+
+
+def unpublished(lake: Lake, tables: Iterable[TableName]) -> list[str]:
+    """Branches that hold something which main does not.
+
+    A run that was killed right after its fast-forward leaves a branch that main has caught up with; the next
+    publication of the table drops it.
+    """
+    found = []
+    for loaded in filter(None, (load_table(lake.catalog, table) for table in tables)):
+        main = {snapshot.snapshot_id for snapshot in ancestors(loaded)}
+        found += [name for name, ref in loaded.metadata.refs.items() if ref.snapshot_id not in main]
+    return sorted(found)
 
 
 def all_tables(contracts: Iterable[Contract]) -> list[TableName]:

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import threading
 import tracemalloc
 import uuid
@@ -25,7 +24,7 @@ from pydantic import SecretStr
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
 from lakehouse.core.clock import FixedClock
-from lakehouse.core.settings import PROJECT_ROOT, Settings, load_settings
+from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.landing.land import Request, land
 from lakehouse.landing.results import LandResult
 from lakehouse.ledger.log import Batch, read_log
@@ -36,22 +35,6 @@ pytestmark = pytest.mark.integration
 CLOCK = FixedClock(datetime(2024, 4, 10, 6, tzinfo=UTC))
 DAYS = [f"2024-04-{day:02d}" for day in range(1, 13)]
 FAILPOINTS = ["land.before_upload", "land.after_upload", "land.before_log", "land.after_log"]
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Settings]:
-    """The local stack in a home of its own, which PostgreSQL's user can enter when tests run as root."""
-    from lakehouse.stack import down, up
-
-    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
-        os.chmod(home, 0o711)  # noqa: S103 - entering is enough, and needed
-        patch.setenv("LAKEHOUSE_HOME", home)
-        started = load_settings()
-        try:
-            up(started)
-            yield load_settings()
-        finally:
-            down(started)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.integration.pipeline import all_tables, branches, fingerprints, land_files, quarantine, run
+from tests.integration.pipeline import all_tables, branches, fingerprints, land_files, quarantine, run, unpublished
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core.failpoints import FailpointHit
@@ -197,4 +197,10 @@ def test_a_run_that_breaks_at_every_step_gives_the_same_tables(
     assert times == 6 + 7 + 1 + 6
     assert result(broken, kind) == result(clean, kind)
     assert broken.table(source.bronze_table).count() == clean.table(source.bronze_table).count()
+    assert unpublished(broken, all_tables([source])) == []
+    for unit in UNITS[3:]:
+        write(tmp_path, kind, unit, [{"id": "k0", "city": "nowhere"}])
+    monkeypatch.undo()
+    land_files(broken, [source], tmp_path)
+    run(broken, [source])
     assert branches(broken, all_tables([source])) == []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
@@ -18,29 +16,14 @@ from typer.testing import CliRunner
 
 from lakehouse.cli.sample import register
 from lakehouse.core.errors import SourceError
-from lakehouse.core.settings import Settings, load_settings, settings
+from lakehouse.core.settings import Settings, settings
 from lakehouse.samples import customers
 from lakehouse.samples.make import CUSTOMERS, make_samples
 from lakehouse.samples.plan import EPOCH, Options, days
-from lakehouse.stack import down, up
 
 pytestmark = pytest.mark.integration
 OPTIONS = Options(size=0.2)
 CONTENT = f"select {', '.join(customers.COLUMNS)} from crm.customer_changes order by {', '.join(customers.COLUMNS)}"  # noqa: S608
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Settings]:
-    """The local stack in a home of its own, which PostgreSQL's user can enter when tests run as root."""
-    with tempfile.TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
-        os.chmod(home, 0o711)  # noqa: S103 - entering is enough, and needed
-        patch.setenv("LAKEHOUSE_HOME", home)
-        started = load_settings()
-        try:
-            up(started)
-            yield load_settings()
-        finally:
-            down(started)
 
 
 @pytest.fixture
