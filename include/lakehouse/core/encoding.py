@@ -3,9 +3,10 @@
 Defined once. ``lakehouse.engine.encoding`` says the same in Spark SQL, and a property test holds the two together.
 
 A field is ``~`` for null, ``<length>:<text>`` for a string, the length in characters, and ``<text>;`` for any other
-type, whose texts have no ``;``: so no two rows share an encoding. Texts are fixed: integers in decimal, decimals without trailing zeros (a widened type keeps its text), doubles as
-Java's hexadecimal form with -0.0 as 0.0, dates as ISO, timestamps as microseconds since 1970 in UTC. Every hash is
-SHA-256; keys keep its first 128 bits as 32 hexadecimal digits.
+type, whose texts have no ``;``: so no two rows share an encoding. Texts are fixed: integers in decimal, decimals
+without trailing zeros (a widened type keeps its text), doubles as Java's hexadecimal form with -0.0 as 0.0, dates as
+ISO, timestamps as microseconds since 1970 in UTC. Every hash is SHA-256; keys keep its first 128 bits as 32
+hexadecimal digits.
 """
 
 from __future__ import annotations

@@ -62,14 +62,14 @@ def merge(target: Target, changes: DataFrame, business: Sequence[str]) -> None:
     changes.createOrReplaceTempView(view)
     updates = ", ".join(f"t.{quote(name)} = s.{quote(name)}" for name in columns)
     inserted = ", ".join(f"s.{quote(name)}" for name in columns)
+    statement = (
+        f"MERGE INTO {target.name} t USING {view} s ON t.{names.VERSION_KEY} = s.{names.VERSION_KEY} "  # noqa: S608
+        f"WHEN MATCHED AND s.{_CHANGE} = 'remove' THEN DELETE WHEN MATCHED THEN UPDATE SET {updates} "
+        f"WHEN NOT MATCHED THEN INSERT ({', '.join(map(quote, columns))}) VALUES ({inserted})"
+    )
     try:
         with target.stamped_session():
-            target.lake.spark.sql(
-                f"MERGE INTO {target.name} t USING {view} s ON t.{names.VERSION_KEY} = s.{names.VERSION_KEY} "
-                f"WHEN MATCHED AND s.{_CHANGE} = 'remove' THEN DELETE "
-                f"WHEN MATCHED THEN UPDATE SET {updates} "
-                f"WHEN NOT MATCHED THEN INSERT ({', '.join(map(quote, columns))}) VALUES ({inserted})"
-            )
+            target.lake.spark.sql(statement)
     finally:
         target.lake.spark.catalog.dropTempView(view)
 

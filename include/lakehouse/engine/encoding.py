@@ -63,9 +63,10 @@ def content_fingerprint(rows: DataFrame, columns: Mapping[str, DataType]) -> str
     """The content fingerprint of a DataFrame that has at least ``columns``: one job, one row to the driver."""
     names = sorted(columns)
     full = f"sha2({encode([(quote(name), columns[name]) for name in names])}, 256)"
-    lanes = [
-        f"coalesce(sum(CAST(conv(substring(_h, {1 + lane * LANE_DIGITS}, {LANE_DIGITS}), 16, 10) AS decimal(38,0))), 0) AS l{lane}"
-        for lane in range(LANES)
-    ]
+    lanes = [f"coalesce(sum(CAST({_lane(lane)} AS decimal(38,0))), 0) AS l{lane}" for lane in range(LANES)]
     summed = rows.select(F.expr(full).alias("_h")).selectExpr("count(*) AS n", *lanes).collect()[0]
     return seal_fingerprint(names, summed["n"], [summed[f"l{lane}"] for lane in range(LANES)])
+
+
+def _lane(lane: int) -> str:
+    return f"conv(substring(_h, {1 + lane * LANE_DIGITS}, {LANE_DIGITS}), 16, 10)"

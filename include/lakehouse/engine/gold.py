@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyspark.sql import SparkSession
 
 from lakehouse.contracts.marts import mart_models, project_fingerprint
 from lakehouse.contracts.model import Contract
@@ -130,7 +131,7 @@ class _GoldWork:
     def write(self, targets: Mapping[TableName, Target]) -> None:
         """Build and test in dbt's own order: a failed test stops what depends on its model, and the whole attempt."""
         target = next(iter(targets.values()))
-        with _on_branch(target), target.stamped_session():
+        with _on_branch(target), target.stamped_session(), _session_of_dbt(target.lake.spark):
             _dbt(self.marts.lake.settings, ["build", "--fail-fast"])
 
     def gate(self, targets: Mapping[TableName, Target]) -> None:
@@ -145,6 +146,17 @@ def _on_branch(target: Target) -> Iterator[None]:
         yield
     finally:
         conf.unset(_WAP)
+
+
+@contextmanager
+def _session_of_dbt(spark: SparkSession) -> Iterator[None]:
+    """Make this session the one that dbt finds: it asks for the process's first, which may know another catalog."""
+    first = SparkSession._instantiatedSession
+    SparkSession._instantiatedSession = spark
+    try:
+        yield
+    finally:
+        SparkSession._instantiatedSession = first
 
 
 def _dbt(settings: Settings, arguments: Sequence[str]) -> None:

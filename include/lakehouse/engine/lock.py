@@ -85,7 +85,7 @@ def _acquire(connection: psycopg.Connection, table: TableName, wait_seconds: flo
     number = lock_number(table)
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_delay(wait_seconds),
-        wait=tenacity.wait_exponential_jitter(initial=0.05, max=1),
+        wait=tenacity.wait_random_exponential(multiplier=0.05, max=1),
         retry=tenacity.retry_if_result(lambda got: not got),
     )
     try:

@@ -6,12 +6,14 @@ Everything goes through a generated ``spark-defaults.conf`` (mode 0600), so no s
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from lakehouse.core.jars import jar_paths
@@ -157,4 +159,7 @@ def _start(settings: Settings, name: str, folder: Path) -> SparkSession:
     # Spark's Python workers must be this interpreter, not whichever is first on PATH.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    # PySpark logs every refused statement with the JVM's whole stack; the exception that is raised says it already.
+    for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(noisy).setLevel(logging.CRITICAL)
     return SparkSession.builder.appName(name).getOrCreate()

@@ -93,14 +93,14 @@ class Intake:
 
 def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
     """Decide what a table has to take, and count its rows by status: one job over the new rows. None when nothing."""
-    found = silver.pending(head)
-    if found.is_empty and not rebuild:
-        return None
     if rebuild:
-        found = replace(silver.pending(replace(head, stamp=None)), start=Position())
+        head = replace(head, stamp=None)
     elif head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
         raise _semantics_changed(silver, head.stamp.fingerprint)
-    done = frozenset() if rebuild else found.before.live - set(head.consumed(silver.contract.name).holes)
+    found = silver.pending(head)
+    if found.is_empty:
+        return None
+    done = found.before.live - set(head.consumed(silver.contract.name).holes)
     counted = _count(silver, found.after.live - done)
     unreadable = counted.unreadable if silver.contract.source.kind == "snapshot" else frozenset()
     live = found.after.live - unreadable
@@ -112,15 +112,15 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
         removed=done - live,
         holes=found.after.holes | unreadable,
         report=replace(counted.report(live - done), held=tuple(sorted(unreadable))),
-        counts=_total(head, counted, live - done, _count(silver, done - live), rebuild=rebuild),
+        counts=_total(head, counted, live - done, _count(silver, done - live)),
         max_effective=max(previous, counted.max_effective),
         rebuild=rebuild,
     )
 
 
-def _total(head: Head, counted: _Counted, added: frozenset[int], removed: _Counted, *, rebuild: bool) -> dict[str, int]:
+def _total(head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
     """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes."""
-    total = Counter({} if rebuild or head.stamp is None else dict(head.stamp.counts))
+    total = Counter(dict(head.stamp.counts) if head.stamp else {})
     total.update(counted.of(added))
     total.subtract(removed.of(frozenset(removed.statuses)))
     return {status: rows for status, rows in sorted(total.items()) if rows}
@@ -164,7 +164,10 @@ class _Counted:
             self.target,
             batches=len(batches),
             received=counts.total(),
-            **{status: counts[status] for status in ("good", "quarantined", "rejected", "without_key")},
+            good=counts["good"],
+            quarantined=counts["quarantined"],
+            rejected=counts["rejected"],
+            without_key=counts["without_key"],
             warned={name: rows for name, rows in self.warned.items() if rows},
         )
 

@@ -138,9 +138,14 @@ def _is_lost(name: str, value: str, spec: Column, raw_kind: DataType) -> str:
     lost = f"({_raw(name)} IS NOT NULL AND {value} IS NULL)"
     if spec.type.name != "decimal" or raw_kind == spec.type:
         return lost
-    # A cast rounds; a value that does not fit its scale is refused instead.
-    wide = f"try_cast({_raw(name)} AS decimal(38, {min(38, spec.type.scale + 9)}))"
-    return f"({lost} OR coalesce({wide} <> {quote(name)}, false))"
+    # A cast rounds; a value that does not fit its scale is refused instead. Digits past it are looked for in the text,
+    # and by a wider cast where the text has an exponent.
+    scale, spare = spec.type.scale, 38 - spec.type.precision
+    wide = f"coalesce(try_cast({_raw(name)} AS decimal(38, {scale + spare})) <> {quote(name)}, false)"
+    if raw_kind.name != "string":
+        return f"({lost} OR {wide})"
+    digits = f"coalesce({_raw(name)} RLIKE '^[^eE]*[.][0-9]{{{scale}}}[0-9]*[1-9][0-9]*$', false)"
+    return f"({lost} OR {wide} OR {digits})"
 
 
 def _is_observed(contract: Contract, name: str, spec: Column) -> str:
@@ -209,6 +214,6 @@ def _status(table: Table) -> str:
     # A filter on the status would be pushed below the casts, which would then run twice. It cannot pass a column that
     # is not deterministic, as long as the status refers to it.
     return (
-        f"CASE WHEN {_FENCE} < 0 THEN NULL WHEN {names.REJECTED} IS NOT NULL THEN 'rejected' WHEN size({FAILED}) > 0 THEN 'quarantined' "
-        f"{without_key}ELSE 'good' END"
+        f"CASE WHEN {_FENCE} < 0 THEN NULL WHEN {names.REJECTED} IS NOT NULL THEN 'rejected' "
+        f"WHEN size({FAILED}) > 0 THEN 'quarantined' {without_key}ELSE 'good' END"
     )

@@ -9,6 +9,7 @@ from pyiceberg.catalog import Catalog
 
 from lakehouse.contracts.marts import mart_names, project_fingerprint
 from lakehouse.contracts.model import Contract
+from lakehouse.contracts.semantics import table_fingerprint
 from lakehouse.ledger.decisions import decision_log
 from lakehouse.ledger.log import landing_log
 from lakehouse.ledger.store import ObjectStore
@@ -36,16 +37,19 @@ def gold_is_current(catalog: Catalog, contracts: Sequence[Contract], project: Pa
 
 
 def dataset_is_current(catalog: Catalog, store: ObjectStore, contract: Contract) -> bool:
-    """Whether bronze and every silver table have consumed all that landed and was decided."""
+    """Whether bronze and every silver table have consumed all that landed and was decided, by today's contract."""
     bronze = read_head(catalog, contract.bronze_table).consumed(contract.name).through
     newest = landing_log(store, contract.name).last_number(bronze)
     if newest != bronze:
         return False
     if not newest:
         return True
-    heads = [read_head(catalog, contract.silver_table(name)).consumed(contract.name) for name in contract.tables]
-    decided = decision_log(store, contract.name).last_number(min(head.decisions for head in heads))
-    return all(head.through == newest and head.decisions == decided for head in heads)
+    heads = {name: read_head(catalog, contract.silver_table(name)) for name in contract.tables}
+    if any(h.stamp and h.stamp.fingerprint != table_fingerprint(contract, name) for name, h in heads.items()):
+        return False  # the contract changed: the run says so, and what to do
+    consumed = [head.consumed(contract.name) for head in heads.values()]
+    decided = decision_log(store, contract.name).last_number(min(each.decisions for each in consumed))
+    return all(each.through == newest and each.decisions == decided for each in consumed)
 
 
 def outstanding(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -89,7 +89,7 @@ def key_history(
             raise SettingsError(f"{name} had no snapshot yet at {known_at:%Y-%m-%d %H:%M:%S} UTC")
         snapshot_id = snapshot.snapshot_id
     wanted = durable_key([table.columns[column].type for column in table.key], _parse_key(table, key))
-    scan = loaded.scan(row_filter=EqualTo(names.KEY, wanted), snapshot_id=snapshot_id)  # type: ignore[arg-type]
+    scan = loaded.scan(row_filter=EqualTo(term=names.KEY, value=wanted), snapshot_id=snapshot_id)  # type: ignore[arg-type]
     order = names.EFFECTIVE_FROM if table.kind == "dimension" else names.RECORD
     rows: list[dict[str, Any]] = scan.to_arrow().sort_by(order).to_pylist()
     return rows
@@ -105,7 +105,7 @@ def _parse_key(table: Table, key: Sequence[str]) -> list[Any]:
 
 
 def _parse(kind: DataType, text: str, column: str) -> Any:
-    parsers = {
+    parsers: dict[str, Callable[[str], Any]] = {
         "int": int,
         "long": int,
         "double": float,

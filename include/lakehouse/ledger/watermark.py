@@ -26,7 +26,7 @@ STAMP_FORMAT = 1
 
 @dataclass(frozen=True)
 class Consumed:
-    """One input: consumed through batch and decision number, the holes (held, discarded), the greatest effective time."""
+    """One input: consumed through which batch and decision, holes (held, discarded), greatest effective time."""
 
     through: int = 0
     decisions: int = 0
