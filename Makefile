@@ -110,7 +110,7 @@ $(STAMP):
 	  if $(BIN)/python -m pip install --quiet uv; then uv=$(BIN)/uv; fi; \
 	fi; \
 	if test -n "$$uv"; then \
-	  "$$uv" pip install --python $(BIN)/python -r requirements.txt && \
+	  "$$uv" pip install --compile-bytecode --python $(BIN)/python -r requirements.txt && \
 	  "$$uv" pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
 	  $(BIN)/python -m pip install -r requirements.txt && \

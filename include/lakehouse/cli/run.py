@@ -44,8 +44,9 @@ def run(
     started = time.perf_counter()
     current = settings()
     current.require_servers()
-    contracts = pick(current, sources)
-    waiting = _outstanding(current, contracts, with_gold=not no_gold)
+    everything = pick(current, None)
+    contracts = pick(current, sources) if sources else everything
+    waiting = _outstanding(current, contracts, everything, with_gold=not no_gold)
     if not waiting:
         _say_idle(as_json, time.perf_counter() - started)
         return
@@ -99,12 +100,14 @@ def _owner_of(current: Settings, table: TableName) -> Contract:
     raise SettingsError(f"no contract makes {table}", todo="name a silver table; `lakehouse tables` lists them")
 
 
-def _outstanding(current: Settings, contracts: list[Contract], *, with_gold: bool) -> list[str]:
+def _outstanding(
+    current: Settings, contracts: list[Contract], everything: list[Contract], *, with_gold: bool
+) -> list[str]:
     from lakehouse.ledger.outstanding import outstanding
     from lakehouse.ledger.store import ObjectStore
     from lakehouse.ledger.watermark import open_catalog
 
-    found = outstanding(open_catalog(current), ObjectStore.open(current), contracts, pick(current, None), current.dbt)
+    found = outstanding(open_catalog(current), ObjectStore.open(current), contracts, everything, current.dbt)
     names = list(found)
     if not with_gold:
         return [name for name in names if name != "gold"]
