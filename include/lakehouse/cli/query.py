@@ -45,13 +45,16 @@ def tables(as_json: Json = False) -> None:
         return
     grid = Grid()
     for title in ("table", "rows", "files", "MB", "snapshots", "last commit (UTC)", "consumed"):
-        grid.add_column(title, justify="right" if title in ("rows", "files", "MB", "snapshots") else "left")
+        is_number = title in ("rows", "files", "MB", "snapshots")
+        grid.add_column(title, justify="right" if is_number else "left", no_wrap=True)
     for t in found:
         consumed = ", ".join(f"{source} #{through}" for source, through in t.consumed.items())
         when = f"{t.committed_at:%Y-%m-%d %H:%M:%S}" if t.committed_at else ""
         size = f"{t.bytes / 1e6:.1f}"
         grid.add_row(str(t.table), f"{t.rows:,}", str(t.files), size, str(t.snapshots), when, consumed)
-    Console().print(grid if found else "No tables yet: `lakehouse land`, then `lakehouse run`.")
+    Console(width=max(Console().width, 120)).print(
+        grid if found else "No tables yet: `lakehouse land`, then `lakehouse run`."
+    )
 
 
 def history(

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlglot
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from sqlglot import exp
@@ -66,8 +67,25 @@ def answer(spark: SparkSession, statement: str, limit: int) -> Answer:
         frame = spark.sql(statement)
         rows = frame.limit(limit + 1).collect() if frame.columns else []
     except PySparkException as error:
-        raise QueryError(_plain(error), where=" ".join(statement.split())[:200]) from None
+        raise QueryError(_plain(error), where=_shown(statement)) from None
+    except Py4JJavaError as error:
+        raise QueryError(
+            _root_cause(str(error)),
+            where=_shown(statement),
+            untouched="the tables: this console signs in with the reader's role",
+            todo="change data through `lakehouse land` and `lakehouse run`",
+        ) from None
     return Answer(tuple(frame.columns), [tuple(row) for row in rows[:limit]], len(rows) > limit)
+
+
+def _shown(statement: str) -> str:
+    return " ".join(statement.split())[:200]
+
+
+def _root_cause(text: str) -> str:
+    """The innermost cause in a JVM's stack, without its class."""
+    causes = [line.split(": ", 2)[-1] for line in text.splitlines() if line.lstrip().startswith("Caused by: ")]
+    return causes[-1] if causes else text.splitlines()[0]
 
 
 def _plain(error: PySparkException) -> str:
