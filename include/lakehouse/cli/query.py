@@ -58,7 +58,7 @@ def tables(as_json: Json = False) -> None:
 
 
 def history(
-    table: Annotated[str, typer.Argument(help="A silver table, as in silver.dim_customer.")],
+    table: Annotated[str, typer.Argument(help="A dimension, as in silver.dim_customer.")],
     key: Annotated[list[str], typer.Option("--key", help="The natural key; once for each of its columns.")],
     as_of: AsOf = None,
     as_json: Json = False,
@@ -74,6 +74,8 @@ def history(
     )
     if spec is None or name.namespace != "silver":
         raise SettingsError(f"{name} is no silver table of any contract", todo="`lakehouse tables` lists what is there")
+    if spec.kind != "dimension":
+        raise SettingsError(f"{name} is a fact table: its rows have no versions", todo="ask it with `lakehouse sql`")
     rows = key_history(open_catalog(settings()), spec, name, key, moment(as_of))
     shown = [{c: v for c, v in row.items() if not c.startswith("_")} for row in rows]
     if as_json:

@@ -18,7 +18,7 @@ from lakehouse.contracts.model import Contract
 from lakehouse.core.errors import GateFailed, LakehouseError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
-from lakehouse.engine.publish import Lake, Target, ensure_table, publish
+from lakehouse.engine.publish import Lake, Target, create_missing, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.tables import ColumnSpec, TableSpec, silver_columns, silver_spec
 from lakehouse.ledger.outstanding import gold_is_current, silver_attempts
@@ -89,9 +89,10 @@ def run_gold(marts: Marts) -> list[TableReport]:
     started = time.perf_counter()
     if gold_is_current(marts.lake.catalog, marts.contracts, marts.project):
         return []
-    for contract in marts.contracts:  # a mart may read a source that has not landed yet
-        for name in contract.tables:
-            ensure_table(marts.lake, silver_spec(contract, name))
+    # A mart may read a source that has not landed yet.
+    create_missing(
+        marts.lake, [silver_spec(contract, name) for contract in marts.contracts for name in contract.tables]
+    )
     write_sources(marts.project, marts.contracts)
     published = publish(marts.lake, _GoldJob(marts))
     seconds = (time.perf_counter() - started) / max(1, len(published))

@@ -155,7 +155,7 @@ def publish(lake: Lake, job: Job) -> tuple[Published, ...]:
     specs = {spec.name: spec for spec in job.specs()}
     with table_locks(lake.settings, list(specs)) as locks:
         failpoint("publish.locked")
-        heads = {name: ensure_table(lake, spec) for name, spec in specs.items()}
+        heads = {name: _ensure_table(lake, spec) for name, spec in specs.items()}
         work = job.plan(attempt, heads)
         if work is None:
             return ()
@@ -172,8 +172,17 @@ def publish(lake: Lake, job: Job) -> tuple[Published, ...]:
         return tuple(_finish(target, locks) for target in targets.values())
 
 
-def ensure_table(lake: Lake, spec: TableSpec) -> Head:
-    """The table's head; the table is created with a first, empty snapshot where it is missing."""
+def create_missing(lake: Lake, specs: Sequence[TableSpec]) -> None:
+    """Create the tables that are not there yet, empty, under their locks: a first snapshot must never come second."""
+    missing = [spec for spec in specs if load_table(lake.catalog, spec.name) is None]
+    if missing:
+        with table_locks(lake.settings, [spec.name for spec in missing]):
+            for spec in missing:
+                _ensure_table(lake, spec)
+
+
+def _ensure_table(lake: Lake, spec: TableSpec) -> Head:
+    """The table's head; the table is created with a first, empty snapshot where it is missing. Needs the lock."""
     table = load_table(lake.catalog, spec.name)
     if table is None:
         create_table(lake.spark, spec)

@@ -72,7 +72,7 @@ def _summary(catalog: Catalog, name: TableName) -> TableSummary | None:
 def key_history(
     catalog: Catalog, table: Table, name: TableName, key: Sequence[str], known_at: datetime | None = None
 ) -> list[dict[str, Any]]:
-    """The versions of one key, oldest first, as they stand now or were known at a moment. No JVM.
+    """The versions of a dimension's key, oldest first, as they stand now or were known at a moment. No JVM.
 
     Raises :class:`SettingsError` when the key has the wrong number of parts, a part has the wrong type, or there was
     no table then.
@@ -90,8 +90,7 @@ def key_history(
         snapshot_id = snapshot.snapshot_id
     wanted = durable_key([table.columns[column].type for column in table.key], _parse_key(table, key))
     scan = loaded.scan(row_filter=EqualTo(term=names.KEY, value=wanted), snapshot_id=snapshot_id)  # type: ignore[arg-type]
-    order = names.EFFECTIVE_FROM if table.kind == "dimension" else names.RECORD
-    rows: list[dict[str, Any]] = scan.to_arrow().sort_by(order).to_pylist()
+    rows: list[dict[str, Any]] = scan.to_arrow().sort_by(names.EFFECTIVE_FROM).to_pylist()
     return rows
 
 
