@@ -20,20 +20,14 @@ from lakehouse.core.jars import jar_paths
 from lakehouse.core.settings import CATALOG, Settings
 
 _LOG4J = """\
-# Generated. Only what a person has to act on.
-rootLogger.level = error
-rootLogger.appenderRef.console.ref = console
-appender.console.type = Console
-appender.console.name = console
-appender.console.target = SYSTEM_ERR
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n%ex
-logger.python.name = org.apache.spark.api.python
-logger.python.level = off
-logger.executor.name = org.apache.spark.executor.Executor
-logger.executor.level = off
-logger.tasks.name = org.apache.spark.scheduler.TaskSetManager
-logger.tasks.level = off
+# Generated. Spark's own words go to a file; what a person has to act on is said by the lakehouse.
+rootLogger.level = warn
+rootLogger.appenderRef.file.ref = file
+appender.file.type = File
+appender.file.name = file
+appender.file.fileName = {log}
+appender.file.layout.type = PatternLayout
+appender.file.layout.pattern = %d %p %c{{1}}: %m%n%ex
 """
 
 
@@ -80,6 +74,7 @@ def base_conf(settings: Settings) -> dict[str, str]:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch / "tmp"),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
         # A plain spark-sql would otherwise put a Derby database into the folder it is started in.
@@ -108,8 +103,9 @@ def session_conf(settings: Settings, *, read_only: bool = False) -> dict[str, st
 def write_conf(folder: Path, conf: Mapping[str, str]) -> Path:
     """Write ``spark-defaults.conf`` (0600, atomically) and quiet logging into a folder; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = folder / "spark.log"  # beside the secrets: only its owner may read a log that may quote data
     _replace(folder / "spark-defaults.conf", "".join(f"{key} {value}\n" for key, value in sorted(conf.items())))
-    _replace(folder / "log4j2.properties", _LOG4J)
+    _replace(folder / "log4j2.properties", _LOG4J.format(log=log))
     return folder
 
 
