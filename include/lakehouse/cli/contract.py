@@ -39,7 +39,8 @@ def check(directory: Directory = None, as_json: Json = False) -> None:
     else:
         for problem in problems:
             typer.echo(str(problem))
-        typer.echo(f"{count} contracts, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+        contracts = f"{count} contract{'' if count == 1 else 's'}"
+        typer.echo(f"{contracts}, {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     if problems:
         raise typer.Exit(ContractError.exit_code)
 

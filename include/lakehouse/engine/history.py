@@ -24,7 +24,6 @@ from lakehouse.engine.typed import EFFECTIVE, STATUS, is_deleted, observed_flag
 
 _DELETED = "_deleted"
 _RANK = "_rank"
-TIED = "_tied"
 _LIFE = "_life"
 _START = "_start"
 _END = "_end"
@@ -82,7 +81,6 @@ def moments(observations: DataFrame, table: Table) -> DataFrame:
     rank = F.struct(*_tie_breakers(table), (~F.col(_DELETED)).alias("u"), F.expr(_tie_hash(table)).alias("h"))
     ranked = _distinct(observations, table).withColumn(_RANK, rank)
     aggregates = [F.max_by(_DELETED, _RANK).alias(_DELETED)]
-    aggregates.append((F.min(f"{_RANK}.h") != F.max(f"{_RANK}.h")).alias(TIED))
     aggregates += [F.max_by(name, _RANK).alias(name) for name in table.key]
     for name in table.attributes:
         observed = F.when(_observes(name), F.col(_RANK))

@@ -150,7 +150,7 @@ def bare_session(settings: Settings, name: str) -> Iterator[SparkSession]:
 
 
 def _start(settings: Settings, name: str, folder: Path) -> SparkSession:
-    (settings.home / "spark" / "tmp").mkdir(parents=True, exist_ok=True)
+    (settings.home / "spark" / "tmp").mkdir(parents=True, exist_ok=True, mode=0o700)  # spilled rows
     os.environ["SPARK_CONF_DIR"] = str(folder)
     # Spark's Python workers must be this interpreter, not whichever is first on PATH.
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable

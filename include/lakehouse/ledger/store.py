@@ -247,7 +247,11 @@ def _translate(error: ClientError, where: str, bucket: str) -> LakehouseError:
             f"the S3 server refused access ({code})", where=where, todo="check the LAKEHOUSE_S3_* credentials"
         )
     if code in _ABSENT:
-        return IntegrityError("an object is missing", where=where, todo="`lakehouse fsck` shows what is damaged")
+        return IntegrityError(
+            "an object is missing",
+            where=where,
+            todo="check the bucket in the settings, or bring the object back from a backup",
+        )
     known: dict[tuple[str, ...], type[LakehouseError]] = {
         _TAKEN: _Taken,
         _CONFLICT: _Conflict,
