@@ -202,17 +202,19 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     job = _SilverJob(silver, intake, head)
     published = publish(silver.lake, job)
     report = job.last.report if job.last else intake.report
-    return _with_published(report, published, time.perf_counter() - started)
+    _add_published(report, published)
+    if job.last and job.last.is_new and silver.table.kind == "dimension":
+        report.opened = report.rows_added
+    report.seconds = time.perf_counter() - started
+    return report
 
 
-def _with_published(report: TableReport, published: Sequence[Published], seconds: float) -> TableReport:
+def _add_published(report: TableReport, published: Sequence[Published]) -> None:
     for each in published:
         report.files += each.files_added
         report.bytes += each.bytes_added
         report.rows_added += each.records_added
         report.rows_removed += each.records_deleted
-    report.seconds = seconds
-    return report
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,11 @@ class _SilverWork:
     def report(self) -> TableReport:
         return self.intake.report
 
+    @property
+    def is_new(self) -> bool:
+        """Whether every key is folded, and there is nothing to compare with."""
+        return self.intake.rebuild or self.first
+
     def stamps(self) -> Mapping[TableName, Stamp]:
         end = self.intake.pending.end
         consumed = Consumed(end.through, end.decisions, tuple(sorted(self.intake.holes)), self.intake.max_effective)
@@ -316,13 +323,11 @@ class _SilverWork:
         target.append(rows.select(*silver_spec(self.silver.contract, self.silver.name).columns))
 
     def _write_versions(self, target: Target) -> None:
-        # Everything is new: every key is folded, and there is nothing to compare with.
-        is_new = self.intake.rebuild or self.first
-        keys = None if is_new else self._touched_keys()
+        keys = None if self.is_new else self._touched_keys()
         folded = fold(self._observations(keys), self.silver.table)
         if self.intake.rebuild:
             target.delete("true")
-        if is_new:
+        if keys is None:
             target.append(folded)
             return
         changes = apply_versions(target, folded, keys, list(silver_columns(self.silver.table)))
