@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableError
 
 from lakehouse.core.errors import SettingsError
 
@@ -30,7 +31,7 @@ class Settings(BaseSettings):
     cache: Path = Field(Path.home() / ".cache" / "lakehouse", description="Jars and built servers, shared by clones.")
     contracts: Path = Field(PROJECT_ROOT / "include" / "contracts", description="Where the contracts are.")
     dbt: Path = Field(PROJECT_ROOT / "include" / "dbt", description="The dbt project of the gold layer.")
-    sources: Path | None = Field(None, description="Folder or s3:// prefix of file sources; default: HOME/sources.")
+    sources: str = Field("", description="Folder or s3:// prefix of file sources; default: HOME/sources.")
 
     s3_server: Literal["auto", "minio", "moto", "external"] = Field("auto", description="Which S3 server `up` starts.")
     s3_endpoint: str = Field("", description="URL of the S3 server; empty means AWS itself.")
@@ -84,7 +85,7 @@ class Settings(BaseSettings):
     @property
     def sources_root(self) -> str:
         """Folder or prefix under which file sources are looked for."""
-        return str(self.sources or self.home / "sources")
+        return self.sources or str(self.home / "sources")
 
     def require_servers(self) -> None:
         """Raise :class:`SettingsError` unless S3 and PostgreSQL are known."""
@@ -107,6 +108,12 @@ def load_settings(home: Path | None = None) -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"LAKEHOUSE_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"settings cannot be used: {wrong}", where="environment or stack.env") from None
+    except UnreadableError as error:  # not the JSON that the field asks for; its message does not quote the value
+        raise SettingsError(
+            f"settings cannot be used: {error}",
+            where="environment or stack.env",
+            todo="LAKEHOUSE_SPARK_CONF is JSON; a connection is LAKEHOUSE_CONNECTIONS__NAME=postgresql://…",
+        ) from None
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from typing import Protocol
 from lakehouse.core.errors import SourceError
 from lakehouse.ledger.store import ContentMismatch, ObjectStore, Reader
 
-_S3 = "s3:/"
+_S3 = "s3://"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Place(Protocol):
 
 def open_place(root: str, store: ObjectStore) -> Place:
     """A folder, or ``s3://bucket/prefix`` on the server of ``store``. Raises SourceError where there is none."""
-    if root.startswith(_S3):  # a pathlib.Path in the settings has folded the two slashes into one
-        bucket, _, prefix = root.removeprefix(_S3).lstrip("/").partition("/")
+    if root.startswith(_S3):
+        bucket, _, prefix = root.removeprefix(_S3).partition("/")
         return S3Place(store.in_bucket(bucket), prefix.strip("/"))
     folder = Path(root).expanduser().resolve()
     if not folder.is_dir():
