@@ -14,7 +14,7 @@ from lakehouse.core.encoding import durable_key
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.core.types import DataType
-from lakehouse.ledger.watermark import head_of, load_table, summary_of
+from lakehouse.ledger.watermark import head_of, load_table, reaching, summary_of
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -44,7 +44,8 @@ def list_tables(catalog: Catalog) -> list[TableSummary]:
     found = []
     for layer in LAYERS:
         try:
-            found += sorted(catalog.list_tables(layer))
+            with reaching("list tables"):
+                found += sorted(catalog.list_tables(layer))
         except (NoSuchNamespaceError, ProgrammingError):
             continue
     return [summary for name in found if (summary := _summary(catalog, TableName(*name)))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -118,21 +119,37 @@ def open_catalog(settings: Settings) -> Catalog:
 def load_table(catalog: Catalog, table: TableName) -> Table | None:
     """The table's current metadata, or None where there is no such table."""
     from pyiceberg.exceptions import NoSuchTableError
-    from sqlalchemy.exc import OperationalError, ProgrammingError
+    from sqlalchemy.exc import ProgrammingError
 
     try:
-        return catalog.load_table((table.namespace, table.name))
+        with reaching(f"read {table}"):
+            return catalog.load_table((table.namespace, table.name))
     except NoSuchTableError:
         return None
     except ProgrammingError:  # the catalog's own tables do not exist before Spark's first commit
         return None
+
+
+@contextmanager
+def reaching(purpose: str) -> Iterator[None]:
+    """Raise :class:`TransientError` where the catalog database or the warehouse's S3 server cannot be reached."""
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        yield
     except OperationalError as error:
-        raise TransientError(
-            f"the catalog cannot be reached to read {table}",
-            where=str(error.orig).splitlines()[0],
-            untouched="everything; nothing was written",
-            todo="check `lakehouse status`; `lakehouse up` starts the local servers",
-        ) from None
+        raise _unreachable("catalog", purpose, str(error.orig)) from None
+    except OSError as error:  # how PyArrow reports what S3 answers, or that it does not
+        raise _unreachable("warehouse", purpose, str(error)) from None
+
+
+def _unreachable(server: str, purpose: str, answer: str) -> TransientError:
+    return TransientError(
+        f"the {server} cannot be reached to {purpose}",
+        where=answer.splitlines()[0] if answer else "",
+        untouched="everything; nothing was written",
+        todo="check `lakehouse status` and `lakehouse doctor`; `lakehouse up` starts the local servers",
+    )
 
 
 def ancestors(table: Table) -> Iterator[Snapshot]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from rich.console import Console
 
+from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import Settings
 from lakehouse.stack import buckets, credentials, external, minio, ports, postgres, roles, supervisor
 from lakehouse.stack.credentials import Credentials
@@ -46,7 +47,10 @@ def up(settings: Settings, console: Console | None = None) -> StackStatus:
     started, or an external one cannot be used.
     """
     home = settings.home
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"the state folder cannot be made: {error}", todo="set LAKEHOUSE_HOME") from None
     with file_lock(home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
         kept = credentials.load_or_create(settings)
         lines: dict[str, str] = {}
