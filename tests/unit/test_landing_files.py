@@ -325,7 +325,7 @@ def test_files_of_an_s3_prefix_land(store: ObjectStore) -> None:
     result = run(store, "s3://drop/p")
     assert statuses(result) == {"2024-04-01": "landed", "2024-04-02": "landed"}
     assert [batch.files[0].compression for batch in read_log(store, SOURCE)] == [None, "gzip"]
-    assert statuses(run(store, Path("s3://drop/p/"))) == {"2024-04-01": "unchanged", "2024-04-02": "unchanged"}
+    assert statuses(run(store, "s3://drop/p/")) == {"2024-04-01": "unchanged", "2024-04-02": "unchanged"}
     assert statuses(run(store, "s3://drop/p/retail/sales")) == {"2024-04-01": "unchanged", "2024-04-02": "unchanged"}
 
 
