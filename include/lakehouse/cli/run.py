@@ -134,6 +134,9 @@ def _show(result: RunResult, as_json: bool, seconds: float) -> None:
 
 def show_reports(console: Console, reports: list[TableReport]) -> None:
     """A row for each table, then what a person should know."""
+    if not reports:
+        console.print("Nothing was published.")
+        return
     console.print(_grid(reports))
     for report in reports:
         for line in _remarks(report):

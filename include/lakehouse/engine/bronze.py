@@ -18,10 +18,11 @@ from pyspark.sql import DataFrame
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
-from lakehouse.core.errors import GateFailed, IntegrityError
+from lakehouse.core.errors import GateFailed, IntegrityError, LakehouseError
 from lakehouse.core.names import TableName, quote
 from lakehouse.core.settings import Settings
 from lakehouse.engine.publish import Lake, Target
+from lakehouse.engine.spark_errors import marked
 from lakehouse.engine.tables import TableSpec, bronze_spec
 from lakehouse.ledger.log import Batch
 from lakehouse.ledger.store import ObjectStore
@@ -80,7 +81,10 @@ def read_files(lake: Lake, contract: Contract, batches: Sequence[Batch]) -> Data
     def read_group(rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in rows:
             for group in batch.column(0).to_pylist():
-                yield from _read(settings, layout, groups[group])
+                try:
+                    yield from _read(settings, layout, groups[group])
+                except LakehouseError as error:
+                    raise marked(error) from None
 
     spec = bronze_spec(contract)
     ddl = ", ".join(f"{quote(name)} {column.spark_type}" for name, column in spec.columns.items())

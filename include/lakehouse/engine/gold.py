@@ -20,6 +20,7 @@ from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
 from lakehouse.engine.publish import Lake, Target, create_missing, publish
 from lakehouse.engine.report import TableReport
+from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import ColumnSpec, TableSpec, silver_columns, silver_spec
 from lakehouse.ledger.outstanding import gold_is_current, silver_attempts
 from lakehouse.ledger.watermark import Head, Stamp
@@ -84,6 +85,7 @@ class Marts:
         return project_fingerprint(self.project)
 
 
+@readable()
 def run_gold(marts: Marts) -> list[TableReport]:
     """Build, test and publish all marts together, where silver or the models changed."""
     started = time.perf_counter()

@@ -17,6 +17,7 @@ from sqlglot.tokens import TokenType
 
 from lakehouse.core.errors import LakehouseError
 from lakehouse.core.settings import CATALOG
+from lakehouse.engine.spark_errors import root_cause, translate
 
 _LAYERS = ("bronze", "silver", "gold", "quarantine", "ops")
 
@@ -69,12 +70,7 @@ def answer(spark: SparkSession, statement: str, limit: int) -> Answer:
     except PySparkException as error:
         raise QueryError(_plain(error), where=_shown(statement)) from None
     except Py4JJavaError as error:
-        raise QueryError(
-            _root_cause(str(error)),
-            where=_shown(statement),
-            untouched="the tables: this console signs in with the reader's role",
-            todo="change data through `lakehouse land` and `lakehouse run`",
-        ) from None
+        raise _refused(statement, str(error)) from None
     return Answer(tuple(frame.columns), [tuple(row) for row in rows[:limit]], len(rows) > limit)
 
 
@@ -82,10 +78,15 @@ def _shown(statement: str) -> str:
     return " ".join(statement.split())[:200]
 
 
-def _root_cause(text: str) -> str:
-    """The innermost cause in a JVM's stack, without its class."""
-    causes = [line.split(": ", 2)[-1] for line in text.splitlines() if line.lstrip().startswith("Caused by: ")]
-    return causes[-1] if causes else text.splitlines()[0]
+def _refused(statement: str, text: str) -> LakehouseError:
+    if "read-only transaction" not in text:
+        return translate(text)
+    return QueryError(
+        root_cause(text),
+        where=_shown(statement),
+        untouched="the tables: this console signs in with the reader's role",
+        todo="change data through `lakehouse land` and `lakehouse run`",
+    )
 
 
 def _plain(error: PySparkException) -> str:

@@ -18,6 +18,7 @@ from lakehouse.engine.publish import Lake, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.session import session
 from lakehouse.engine.silver import Silver, run_silver
+from lakehouse.engine.spark_errors import readable
 from lakehouse.ledger.log import read_log
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import read_head
@@ -47,6 +48,7 @@ def _run_silver_tables(lake: Lake, contract: Contract, through: int, notify: Not
             yield report
 
 
+@readable()
 def run_bronze(lake: Lake, contract: Contract, limit: int | None = None) -> TableReport | None:
     """Load the landed batches that bronze does not have. None when there are none."""
     started = time.perf_counter()

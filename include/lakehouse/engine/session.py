@@ -13,11 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
+from lakehouse.core.errors import SettingsError
 from lakehouse.core.jars import jar_paths
 from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.engine.spark_errors import root_cause
 
 _LOG4J = """\
 # Generated. Spark's own words go to a file; what a person has to act on is said by the lakehouse.
@@ -135,7 +139,7 @@ def session(settings: Settings, name: str, *, read_only: bool = False) -> Iterat
     try:
         yield spark
     finally:
-        spark.stop()
+        _stop(spark)
 
 
 @contextmanager
@@ -146,7 +150,15 @@ def bare_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     try:
         yield spark
     finally:
+        _stop(spark)
+
+
+def _stop(spark: SparkSession) -> None:
+    try:
         spark.stop()
+    except (Py4JError, ConnectionError):
+        # The JVM is gone already; what ended it is the error to report, and must not be hidden by this one.
+        logging.getLogger(__name__).debug("Spark had ended before it was stopped")
 
 
 def _start(settings: Settings, name: str, folder: Path) -> SparkSession:
@@ -158,4 +170,11 @@ def _start(settings: Settings, name: str, folder: Path) -> SparkSession:
     # PySpark logs every refused statement with the JVM's whole stack; the exception that is raised says it already.
     for noisy in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         PySparkLogger.getLogger(noisy).setLevel(logging.CRITICAL)
-    return SparkSession.builder.appName(name).getOrCreate()
+    try:
+        return SparkSession.builder.appName(name).getOrCreate()
+    except (PySparkException, Py4JError) as error:
+        raise SettingsError(
+            f"Spark does not start: {root_cause(str(error))}",
+            where=f"LAKEHOUSE_SPARK_MASTER={settings.spark_master}, driver memory {settings.spark_driver_memory}",
+            todo="correct LAKEHOUSE_SPARK_* or run `lakehouse doctor`",
+        ) from None

@@ -23,6 +23,7 @@ from lakehouse.engine.facts import fact_rows
 from lakehouse.engine.history import fold, observations
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
+from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_columns, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
 from lakehouse.ledger.pending import Pending, Position, pending
@@ -189,6 +190,7 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
     return _Counted(silver.target, statuses, total, effective)
 
 
+@readable()
 def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     """Take everything pending into one silver table. None when nothing was."""
     started = time.perf_counter()

@@ -139,6 +139,13 @@ def reaching(purpose: str) -> Iterator[None]:
         yield
     except OperationalError as error:
         raise _unreachable("catalog", purpose, str(error.orig)) from None
+    except FileNotFoundError as error:
+        raise IntegrityError(
+            f"a metadata file is missing: cannot {purpose}",
+            where=str(error).splitlines()[0],
+            untouched="everything; nothing was written",
+            todo="bring the file back from a backup; publish nothing to the table before",
+        ) from None
     except OSError as error:  # how PyArrow reports what S3 answers, or that it does not
         raise _unreachable("warehouse", purpose, str(error)) from None
 
