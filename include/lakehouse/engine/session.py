@@ -145,7 +145,7 @@ def session(settings: Settings, name: str, *, read_only: bool = False) -> Iterat
 @contextmanager
 def bare_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     """A session without a catalog, for contract cases: it needs no servers, and its data is small."""
-    small = {"spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1", "spark.driver.memory": "1g"}
+    small = {"spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1"}
     spark = _start(settings, name, write_conf(settings.home / "spark" / "bare", base_conf(settings) | small))
     try:
         yield spark
