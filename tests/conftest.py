@@ -84,7 +84,8 @@ def spark(read_settings: Callable[[], Settings]) -> Iterator[SparkSession]:
         patch.delenv("SPARK_LOCAL_IP")
         with pytest.MonkeyPatch.context() as starting:
             # Every statement here is new to the JVM and small: compiling it well costs more than it saves.
-            starting.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+            # That compiler alone would get a code cache of 48 MB, which a whole run fills.
+            starting.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
             session = running.__enter__()
         try:
             yield session

@@ -44,7 +44,7 @@ def test_one_verb_after_another(lake: Lake, tmp_path: Path, capsys: pytest.Captu
     assert received == {str(SALES.silver_table(name)): rows for name in SALES.tables}
 
     code, marts = said(gold.PROGRAM, lake, capsys)
-    assert code == 0
+    assert (code, marts["errors"]) == (0, [])
     assert {t["table"] for t in marts["tables"]} >= {"gold.sales_star", "gold.daily_sales"}
 
     assert said(run.PROGRAM, lake, capsys) == (0, {"tables": [], "errors": []})
