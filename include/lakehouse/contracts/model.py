@@ -95,6 +95,7 @@ class Column(Model):
     history: Literal[0, 1, 2, 3] | None = Field(None, description="Dimension columns only: the SCD type; default 2.")
     null: Literal["value", "not_observed"] = Field("value", description="What a null says about the column's value.")
     declassified: str = Field("", description="Why the class may be laxer than that of the source's columns.")
+    renamed_from: Identifier | None = Field(None, description="The name that this column had before.")
 
 
 class Rule(Model):
@@ -153,6 +154,12 @@ class Table(Model):
 
     effective_time: str = Field("", description="Dimensions: a timestamp column of this table, or _unit.")
     future_allowance: Duration = Field("1d", description="Effective times later than landing plus this: quarantined.")
+    max_close_share: float = Field(
+        0.5, gt=0, le=1, description="Dimensions of full snapshots: hold one that would close more than this share."
+    )
+    late_horizon: Duration | None = Field(
+        None, description="Dimensions: how long observations are kept in bronze; later ones are refused."
+    )
     tie_breakers: tuple[TieBreaker, ...] = ()
     deletion: Deletion | None = None
     per_life: bool = Field(False, description="Whether a re-inserted key starts anew for types 0, 1 and 3.")
