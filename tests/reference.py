@@ -97,13 +97,14 @@ def _by_time(observations: Iterable[Observation]) -> list[tuple[datetime, list[O
 
 
 def _moment(at: datetime, group: list[Observation], rules: Rules) -> Moment:
-    """Of each attribute the highest rank that observed it; deleted or not, as the highest rank says."""
+    """Of each attribute the highest rank that observed it; or a deletion, which carries none, as the highest says."""
     ranked = _ranked(group, rules)
     values: dict[str, Any] = {}
     for observation in ranked:
         if not observation.deleted:
             values |= observation.values
-    return Moment(at, values, ranked[-1].deleted)
+    is_deleted = ranked[-1].deleted
+    return Moment(at, {} if is_deleted else values, is_deleted)
 
 
 def _ranked(group: list[Observation], rules: Rules) -> list[Observation]:

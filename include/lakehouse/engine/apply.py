@@ -10,68 +10,102 @@ from pyspark.sql import functions as F
 
 from lakehouse.contracts.model import Table
 from lakehouse.core import names
-from lakehouse.core.errors import GateFailed
+from lakehouse.core.errors import GateFailed, IntegrityError
 from lakehouse.core.names import quote
 from lakehouse.engine.publish import Target
+from lakehouse.ledger.watermark import load_table, summary_of
 
+FILE = "_file"
+POSITION = "_pos"
+_OLD_FILE = "_old_file"
+_OLD_POSITION = "_old_pos"
 _CHANGE = "_change"
 _SAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Changes:
+class Revised:
     """Versions that were opened, and versions that were open and no longer are."""
 
     opened: int
     closed: int
 
 
-def apply_versions(target: Target, folded: DataFrame, keys: DataFrame, business: Sequence[str]) -> Changes:
-    """Make the versions of ``keys`` on the branch equal to ``folded``: one merge of the versions that differ."""
-    present = target.lake.spark.table(target.name).join(F.broadcast(keys), names.KEY, "left_semi")
+def located(target: Target) -> DataFrame:
+    """The rows of the branch, each with the place where it is stored."""
+    return target.lake.spark.table(target.name).select("*", FILE, POSITION)
+
+
+def revise(target: Target, present: DataFrame, folded: DataFrame, business: Sequence[str]) -> Revised:
+    """Make the versions on the branch that ``present`` locates equal to ``folded``: one merge of those that differ.
+
+    ``present`` has been read already (:func:`located`), so the merge finds rows by their place and reads no column of
+    the table.
+    """
     compared = F.struct(*business)
-    old = present.select(names.VERSION_KEY, names.KEY, compared.alias("_old"))
+    old = present.select(
+        names.VERSION_KEY, compared.alias("_old"), F.col(FILE).alias(_OLD_FILE), F.col(POSITION).alias(_OLD_POSITION)
+    )
     new = folded.select(names.VERSION_KEY, names.KEY, compared.alias("_new"))
-    both = old.withColumnRenamed(names.KEY, "_old_key").join(new, names.VERSION_KEY, "full_outer")
-    differs = both.where("NOT (_old <=> _new)")
+    differs = old.join(new, names.VERSION_KEY, "full_outer").where("NOT (_old <=> _new)")
     change = F.expr("CASE WHEN _old IS NULL THEN 'open' WHEN _new IS NULL THEN 'remove' ELSE 'change' END")
-    key = F.coalesce(names.KEY, "_old_key").alias(names.KEY)
+    was_open = F.col(f"_old.{names.IS_CURRENT}").alias("_was_open")
     changes = differs.select(
-        change.alias(_CHANGE), "_new.*", key, names.VERSION_KEY, F.col(f"_old.{names.IS_CURRENT}").alias("_was_open")
+        change.alias(_CHANGE), "_new.*", names.KEY, names.VERSION_KEY, _OLD_FILE, _OLD_POSITION, was_open
     ).localCheckpoint()
     counted = changes.selectExpr(
         f"count_if({_CHANGE} = 'open') AS opened",
+        f"count_if({_CHANGE} = 'remove') AS removed",
         f"count_if(_was_open AND NOT coalesce({names.IS_CURRENT}, false)) AS closed",
         "count(*) AS n",
     ).collect()[0]
     if counted["n"] == 0:
         target.append_nothing()
     else:
-        merge(target, changes, business)
-    return Changes(counted["opened"], counted["closed"])
+        _merge(target, changes, [*business, names.KEY, names.VERSION_KEY])
+        _require_merged(target, added=counted["n"] - counted["removed"], deleted=counted["n"] - counted["opened"])
+    return Revised(counted["opened"], counted["closed"])
 
 
-def merge(target: Target, changes: DataFrame, business: Sequence[str]) -> None:
-    """Merge rows marked open, change or remove by their version key.
+def _merge(target: Target, changes: DataFrame, columns: Sequence[str]) -> None:
+    """Merge rows marked open, change or remove.
 
     The source must be materialised (``localCheckpoint``): a view over an Iceberg read has no plan inside MERGE on this
     version of Spark and Iceberg.
     """
-    columns = [*business, names.KEY, names.VERSION_KEY]
     view = f"changes_{target.attempt}"
     changes.createOrReplaceTempView(view)
     updates = ", ".join(f"t.{quote(name)} = s.{quote(name)}" for name in columns)
     inserted = ", ".join(f"s.{quote(name)}" for name in columns)
     statement = (
-        f"MERGE INTO {target.name} t USING {view} s ON t.{names.VERSION_KEY} = s.{names.VERSION_KEY} "  # noqa: S608
+        f"MERGE INTO {target.name} t USING {view} s "  # noqa: S608 - built from checked names
+        f"ON t.{FILE} = s.{_OLD_FILE} AND t.{POSITION} = s.{_OLD_POSITION} "
         f"WHEN MATCHED AND s.{_CHANGE} = 'remove' THEN DELETE WHEN MATCHED THEN UPDATE SET {updates} "
-        f"WHEN NOT MATCHED THEN INSERT ({', '.join(map(quote, columns))}) VALUES ({inserted})"
+        f"WHEN NOT MATCHED AND s.{_CHANGE} = 'open' "
+        f"THEN INSERT ({', '.join(map(quote, columns))}) VALUES ({inserted})"
     )
     try:
         with target.stamped_session():
             target.lake.spark.sql(statement)
     finally:
         target.lake.spark.catalog.dropTempView(view)
+
+
+def _require_merged(target: Target, *, added: int, deleted: int) -> None:
+    """Every row was found where it was read: the commit says how many it added and deleted."""
+    loaded = load_table(target.lake.catalog, target.table)
+    snapshot = loaded.snapshot_by_name(target.branch) if loaded else None
+    summary = summary_of(snapshot) if snapshot else {}
+    deletes = int(summary.get("added-position-deletes", 0)) - int(summary.get("removed-position-deletes", 0))
+    deletes += int(summary.get("deleted-records", 0))
+    found = int(summary.get("added-records", 0)), deletes
+    if found != (added, deleted):
+        raise IntegrityError(
+            f"a merge into {target.table} added {found[0]} rows and deleted {found[1]}, not {added} and {deleted}",
+            where=f"branch {target.branch}",
+            untouched=f"main of {target.table}; nothing was consumed",
+            todo="run again; if it stays, rebuild the table and report what the branch holds",
+        )
 
 
 def require_unique(target: Target, table: Table, condition: str) -> None:

@@ -8,7 +8,7 @@ reference that defines the result is ``tests/reference.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
@@ -22,8 +22,9 @@ from lakehouse.engine import encoding
 from lakehouse.engine.tables import silver_columns
 from lakehouse.engine.typed import EFFECTIVE, STATUS, is_deleted, observed_flag
 
-_DELETED = "_deleted"
+DELETED = "_deleted"
 _RANK = "_rank"
+TIED = "_tied"
 _LIFE = "_life"
 _START = "_start"
 _END = "_end"
@@ -34,9 +35,18 @@ def _filled(column: str) -> str:
     return f"_filled_{column}"
 
 
+def _seed(column: str) -> str:
+    return f"_seed_{column}"
+
+
 def fold(observations: DataFrame, table: Table) -> DataFrame:
     """The versions of every key in ``observations``: business columns, ``_key`` and ``_version_key``."""
-    return versions(events(moments(observations, table), table), table)
+    return versions_of(moments(observations, table), table)
+
+
+def versions_of(moments: DataFrame, table: Table) -> DataFrame:
+    """The versions of every key in ``moments``."""
+    return versions(events(moments, table), table)
 
 
 def observations(typed: DataFrame, contract: Contract, table: Table, units: Mapping[int, date]) -> DataFrame:
@@ -45,16 +55,34 @@ def observations(typed: DataFrame, contract: Contract, table: Table, units: Mapp
     In a feed or a slice each good row is one. In a full snapshot so is each first absence of a key; presence is judged
     on all rows with a readable key, so that a quarantined row closes nothing.
     """
-    good = typed.where(f"{STATUS} = 'good'").withColumn(_DELETED, F.expr(is_deleted(table)))
+    good = good_rows(typed, table)
     if contract.source.kind != "snapshot":
         return good
-    zone = ZoneInfo(contract.source.timezone)
-    snapshots = [(batch, datetime.combine(unit, time(), zone)) for batch, unit in units.items()]
-    present = typed.where(f"{names.KEY} IS NOT NULL").select(names.KEY, names.BATCH)
-    return good.unionByName(_absences(present, snapshots), allowMissingColumns=True)
+    snapshots = [(batch, snapshot_time(contract, unit)) for batch, unit in units.items()]
+    return good.unionByName(absences(presence(typed), snapshots), allowMissingColumns=True)
 
 
-def _absences(presence: DataFrame, snapshots: Sequence[tuple[int, datetime]]) -> DataFrame:
+def good_rows(typed: DataFrame, table: Table) -> DataFrame:
+    """The rows that passed all rules, each with whether it is a deletion."""
+    return typed.where(f"{STATUS} = 'good'").withColumn(DELETED, F.expr(is_deleted(table)))
+
+
+def presence(typed: DataFrame) -> DataFrame:
+    """Which key is in which batch, whatever else its row says."""
+    return typed.where(f"{names.KEY} IS NOT NULL").select(names.KEY, names.BATCH)
+
+
+def snapshot_time(contract: Contract, unit: date) -> datetime:
+    """When a snapshot's state took effect: the start of its day where the source is."""
+    return datetime.combine(unit, time(), ZoneInfo(contract.source.timezone))
+
+
+def effective_text(at: datetime) -> str:
+    """An effective time as stamps write it, which is how Spark does: texts sort as the times do."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def absences(presence: DataFrame, snapshots: Sequence[tuple[int, datetime]]) -> DataFrame:
     """The first absence of each key after each snapshot that had it: a deletion at the following snapshot's time."""
     spark = presence.sparkSession
     ordered = sorted(snapshots, key=lambda snapshot: snapshot[1])
@@ -68,7 +96,7 @@ def _absences(presence: DataFrame, snapshots: Sequence[tuple[int, datetime]]) ->
         seen.select(names.KEY, "_index", F.lead("_index").over(by_key).alias("_seen_next"))
         .where("_seen_next IS NULL OR _seen_next <> _index + 1")
         .join(F.broadcast(following), "_index")  # the last snapshot has no following one
-        .select(names.KEY, EFFECTIVE, F.lit(True).alias(_DELETED))
+        .select(names.KEY, EFFECTIVE, F.lit(True).alias(DELETED))
     )
 
 
@@ -76,29 +104,71 @@ def moments(observations: DataFrame, table: Table) -> DataFrame:
     """One row for each key and effective time.
 
     Where several observations share both, the deletion or not is that of the highest rank, and each attribute is that
-    of the highest rank among those which observed it. Rank: tie-breakers, upsert over delete, hash of the attributes.
+    of the highest rank among those which observed it; a deletion carries none. Rank: tie-breakers, upsert over delete,
+    hash of the attributes. ``_tied`` says whether observations of different content had to be ranked.
     """
-    rank = F.struct(*_tie_breakers(table), (~F.col(_DELETED)).alias("u"), F.expr(_tie_hash(table)).alias("h"))
+    rank = F.struct(*_tie_breakers(table), (~F.col(DELETED)).alias("u"), F.expr(_tie_hash(table)).alias("h"))
     ranked = _distinct(observations, table).withColumn(_RANK, rank)
-    aggregates = [F.max_by(_DELETED, _RANK).alias(_DELETED)]
+    aggregates = [F.max_by(DELETED, _RANK).alias(DELETED)]
     aggregates += [F.max_by(name, _RANK).alias(name) for name in table.key]
     for name in table.attributes:
         observed = F.when(_observes(name), F.col(_RANK))
         aggregates.append(F.max_by(F.struct(name), observed).alias(name))
-    return ranked.groupBy(names.KEY, EFFECTIVE).agg(*aggregates)
+    tied = (F.min(f"{_RANK}.h") != F.max(f"{_RANK}.h")).alias(TIED)
+    merged = ranked.groupBy(names.KEY, EFFECTIVE).agg(*aggregates, tied)
+    carried = [F.when(~F.col(DELETED), F.col(name)).alias(name) for name in table.attributes]
+    return merged.select(names.KEY, EFFECTIVE, DELETED, *table.key, *carried, TIED)
+
+
+def seeds(versions: DataFrame, table: Table) -> DataFrame:
+    """Moments that fold to ``versions``: what a table's rows say of the observations behind them.
+
+    Each version observed all its attributes when it started, and a gap is a deletion. This tells all that later
+    observations depend on, except whether the null of a type 0 attribute was observed (:func:`unsettled`). Of a life's
+    earlier values, type 3 needs the one that the last row still shows.
+    """
+    values = [_stood(name, table).alias(name) for name in table.attributes]
+    shown = [F.struct(f"previous_{name}").alias(_seed(name)) for name in table.columns_of_type(3)]
+    starts = versions.select(
+        names.KEY,
+        F.col(names.EFFECTIVE_FROM).alias(EFFECTIVE),
+        F.lit(False).alias(DELETED),
+        *table.key,
+        *values,
+        *shown,
+    )
+    following = F.lead(names.EFFECTIVE_FROM).over(Window.partitionBy(names.KEY).orderBy(names.EFFECTIVE_FROM))
+    ended = F.col(EFFECTIVE).isNotNull() & ~F.col(EFFECTIVE).eqNullSafe(F.col(_NEXT))
+    gaps = versions.select(names.KEY, F.col(names.EFFECTIVE_TO).alias(EFFECTIVE), following.alias(_NEXT)).where(ended)
+    return starts.unionByName(gaps.select(names.KEY, EFFECTIVE, F.lit(True).alias(DELETED)), allowMissingColumns=True)
+
+
+def _stood(name: str, table: Table) -> Column:
+    """A stored attribute as observed; where null says nothing, it says so here too."""
+    value = F.struct(name)
+    return F.when(F.col(name).isNotNull(), value) if table.attributes[name].null == "not_observed" else value
+
+
+def unsettled(table: Table) -> list[str]:
+    """Type 0 attributes whose stored null may have been observed, or not: their first value is known to bronze only."""
+    return [name for name in table.columns_of_type(0) if table.attributes[name].null == "value"]
+
+
+def observation_columns(table: Table) -> list[str]:
+    """What an observation is made of: two rows that agree in these columns are one observation."""
+    ties = [tie.column for tie in table.tie_breakers]
+    flags = [observed_flag(name) for name in table.attributes]
+    return list(dict.fromkeys([names.KEY, EFFECTIVE, DELETED, *ties, *table.columns, *flags]))
 
 
 def _distinct(observations: DataFrame, table: Table) -> DataFrame:
     """Observations without exact repeats, and all of a key in one place: the one exchange of the fold."""
-    ties = [tie.column for tie in table.tie_breakers]
-    flags = [observed_flag(name) for name in table.attributes]
-    columns = dict.fromkeys([names.KEY, EFFECTIVE, _DELETED, *ties, *table.columns, *flags])
-    return observations.select(*columns).repartition(names.KEY).dropDuplicates()
+    return observations.select(*observation_columns(table)).repartition(names.KEY).dropDuplicates()
 
 
 def _observes(name: str) -> Column:
     # The flag is null in the deletions that snapshots imply.
-    return F.coalesce(F.col(observed_flag(name)), F.lit(False)) & ~F.col(_DELETED)
+    return F.coalesce(F.col(observed_flag(name)), F.lit(False)) & ~F.col(DELETED)
 
 
 def _tie_breakers(table: Table) -> list[Column]:
@@ -140,22 +210,22 @@ def _tie_hash(table: Table) -> str:
     fields = []
     for name in sorted(table.attributes):
         fields += [(quote(name), table.attributes[name].type), (quote(observed_flag(name)), DataType("boolean"))]
-    return encoding.digest(encoding.encode([*fields, (_DELETED, DataType("boolean"))]))
+    return encoding.digest(encoding.encode([*fields, (DELETED, DataType("boolean"))]))
 
 
 def events(moments: DataFrame, table: Table) -> DataFrame:
     """What changes a key's versions: starts of versions, and deletions that end one. One row each, with its end."""
     key = Window.partitionBy(names.KEY).orderBy(EFFECTIVE)
     before = key.rowsBetween(Window.unboundedPreceding, -1)
-    lives = moments.withColumn(_LIFE, F.coalesce(F.sum(F.col(_DELETED).cast("int")).over(before), F.lit(0)))
+    lives = moments.withColumn(_LIFE, F.coalesce(F.sum(F.col(DELETED).cast("int")).over(before), F.lit(0)))
     filled = _with_previous(_with_carried(lives, table), table)
-    was_deleted = F.lag(_DELETED).over(key)
+    was_deleted = F.lag(DELETED).over(key)
     is_first = was_deleted.isNull() | was_deleted
     differs = F.lit(False)
     for name in table.columns_of_type(2):
         differs = differs | ~F.col(_filled(name)).eqNullSafe(F.lag(_filled(name)).over(key))
-    marked = filled.withColumn(_START, ~F.col(_DELETED) & (is_first | differs))
-    marked = marked.withColumn(_END, F.col(_DELETED) & ~is_first).where(f"{_START} OR {_END}")
+    marked = filled.withColumn(_START, ~F.col(DELETED) & (is_first | differs))
+    marked = marked.withColumn(_END, F.col(DELETED) & ~is_first).where(f"{_START} OR {_END}")
     return marked.withColumn(_NEXT, F.lead(EFFECTIVE).over(key))
 
 
@@ -186,8 +256,12 @@ def _with_previous(filled: DataFrame, table: Table) -> DataFrame:
     for name in table.columns_of_type(3):
         value = F.col(name)
         differs = value.isNotNull() & ~value[name].eqNullSafe(F.col(_filled(name)))
-        last = F.last(F.when(differs, value), ignorenulls=True).over(_whole(table))
-        previous.append(last[name].alias(_filled(f"previous_{name}")))
+        last = F.last(F.when(differs, value), ignorenulls=True).over(_whole(table))[name]
+        if _seed(name) in filled.columns:
+            found = F.max(differs).over(_whole(table))
+            shown = F.last(_seed(name), ignorenulls=True).over(_whole(table))[f"previous_{name}"]
+            last = F.when(found, last).otherwise(shown)
+        previous.append(last.alias(_filled(f"previous_{name}")))
     return filled.select("*", *previous)
 
 

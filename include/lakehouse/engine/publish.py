@@ -273,5 +273,5 @@ def _published(target: Target, snapshots: Sequence[Any]) -> Published:
         total("added-data-files"),
         total("added-files-size"),
         total("added-records"),
-        total("deleted-records") + total("added-position-deletes"),
+        total("deleted-records") + total("added-position-deletes") - total("removed-position-deletes"),
     )

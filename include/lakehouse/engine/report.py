@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lakehouse.core.names import TableName
+
+if TYPE_CHECKING:
+    from lakehouse.engine.dimension import Written
 
 
 @dataclass
 class TableReport:
-    """One table in one run. Rows of the source are counted by what became of them; the sum is ``received``."""
+    """One table in one run. Rows of the source are counted by what became of them; the sum is ``received``.
+
+    ``ties`` counts moments of a key for which different observations were ranked.
+    """
 
     table: TableName
     batches: int = 0
@@ -25,10 +31,18 @@ class TableReport:
     rows_removed: int = 0
     opened: int = 0
     closed: int = 0
+    ties: int = 0
+    late_keys: int = 0
+    late_rows: int = 0
     files: int = 0
     bytes: int = 0
     seconds: float = 0.0
     note: str = ""
+
+    def written(self, by: Written) -> None:
+        """Take over what a pass did to a dimension."""
+        self.opened, self.closed, self.ties = by.opened, by.closed, by.ties
+        self.late_keys, self.late_rows = by.late_keys, by.late_rows
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime
 from functools import cached_property
 
 from pyspark.sql import DataFrame
@@ -18,13 +18,14 @@ from lakehouse.core import names
 from lakehouse.core.errors import ContractError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName, quote
-from lakehouse.engine.apply import apply_versions, require_unique
+from lakehouse.engine.apply import require_unique
+from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
-from lakehouse.engine.history import fold, observations
+from lakehouse.engine.history import effective_text, snapshot_time
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.spark_errors import readable
-from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_columns, silver_spec
+from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
 from lakehouse.ledger.pending import Pending, Position, pending
 from lakehouse.ledger.store import ObjectStore
@@ -79,8 +80,12 @@ class Silver:
 
 @dataclass(frozen=True)
 class Intake:
-    """What a table takes in one pass: the live batches before and after, and counts of the rows that are new to it."""
+    """What a table takes in one pass: the live batches before and after, and counts of the rows that are new to it.
 
+    ``rows`` is the number of rows of each added batch; ``since`` the greatest effective time consumed before, as text.
+    """
+
+    contract: Contract
     pending: Pending
     live: frozenset[int]
     added: frozenset[int]
@@ -89,7 +94,23 @@ class Intake:
     report: TableReport
     counts: Mapping[str, int]
     max_effective: str
+    rows: Mapping[int, int]
+    since: str = ""
     rebuild: bool = False
+
+    @cached_property
+    def units(self) -> dict[int, date]:
+        """The logical date of every batch in the log."""
+        return {batch.number: batch.unit for batch in self.pending.log}
+
+    @property
+    def live_units(self) -> dict[int, date]:
+        """The logical date of every live batch."""
+        return {number: self.units[number] for number in self.live}
+
+    def time_of(self, batch: int) -> datetime:
+        """When the state that a snapshot shows took effect."""
+        return snapshot_time(self.contract, self.units[batch])
 
 
 def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
@@ -105,8 +126,9 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
     counted = _count(silver, found.after.live - done)
     unreadable = counted.unreadable if silver.contract.source.kind == "snapshot" else frozenset()
     live = found.after.live - unreadable
-    previous = head.consumed(silver.contract.name).max_effective
+    since = head.consumed(silver.contract.name).max_effective
     return Intake(
+        contract=silver.contract,
         pending=found,
         live=live,
         added=live - done,
@@ -114,9 +136,18 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
         holes=found.after.holes | unreadable,
         report=replace(counted.report(live - done), held=tuple(sorted(unreadable))),
         counts=_total(head, counted, live - done, _count(silver, done - live)),
-        max_effective=max(previous, counted.max_effective),
+        max_effective=max(since, counted.max_effective, _latest_snapshot(silver, found, live)),
+        rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
+        since=since,
         rebuild=rebuild,
     )
+
+
+def _latest_snapshot(silver: Silver, found: Pending, live: frozenset[int]) -> str:
+    """The time of the latest live snapshot, which counts even if it has no rows."""
+    if silver.contract.source.kind != "snapshot" or not live:
+        return ""
+    return effective_text(snapshot_time(silver.contract, max(found.batch(number).unit for number in live)))
 
 
 def _total(head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
@@ -144,12 +175,13 @@ class _Counted:
     statuses: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     warned: Mapping[str, int] = field(default_factory=dict)
     max_effective: str = ""
+    keyless: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def unreadable(self) -> frozenset[int]:
         """Batches with a record or key that cannot be read."""
-        bad = ("rejected", "without_key")
-        return frozenset(batch for batch, found in self.statuses.items() if any(found.get(status) for status in bad))
+        rejected = {batch for batch, found in self.statuses.items() if found.get("rejected")}
+        return frozenset(rejected | {batch for batch, rows in self.keyless.items() if rows})
 
     def of(self, batches: frozenset[int]) -> Counter[str]:
         """Rows by status over some of the batches."""
@@ -180,14 +212,19 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
     latest = F.max(EFFECTIVE).cast("string") if silver.table.kind == "dimension" else F.lit("")
     warnings = [rule.name for rule in silver.table.rules if rule.level == "warn"]
     warned = [F.count_if(F.array_contains(WARNED, name)).alias(f"w{i}") for i, name in enumerate(warnings)]
+    # A row that is quarantined may lack its key as well; the hash that is the durable key is not made for this.
+    missing = " OR ".join(f"{quote(name)} IS NULL" for name in silver.table.key)
+    keyless = F.count_if(F.expr(f"{names.REJECTED} IS NULL AND ({missing})")).alias("keyless")
     grouped = silver.typed(batches).groupBy(names.BATCH, STATUS)
-    rows = grouped.agg(F.count(F.lit(1)).alias("n"), latest.alias("latest"), *warned).collect()
+    rows = grouped.agg(F.count(F.lit(1)).alias("n"), keyless, latest.alias("latest"), *warned).collect()
     statuses: dict[int, dict[str, int]] = {}
+    without_key: Counter[int] = Counter()
     for row in rows:
         statuses.setdefault(row[names.BATCH], {})[row[STATUS]] = row["n"]
+        without_key[row[names.BATCH]] += row["keyless"]
     total = {name: sum(row[f"w{i}"] for row in rows) for i, name in enumerate(warnings)}
     effective = max((row["latest"] for row in rows if row[STATUS] == "good" and row["latest"]), default="")
-    return _Counted(silver.target, statuses, total, effective)
+    return _Counted(silver.target, statuses, total, effective, without_key)
 
 
 @readable()
@@ -325,41 +362,9 @@ class _SilverWork:
         target.append(rows.select(*silver_spec(self.silver.contract, self.silver.name).columns))
 
     def _write_versions(self, target: Target) -> None:
-        keys = None if self.is_new else self._touched_keys()
-        folded = fold(self._observations(keys), self.silver.table)
         if self.intake.rebuild:
             target.delete("true")
-        if keys is None:
-            target.append(folded)
-            return
-        changes = apply_versions(target, folded, keys, list(silver_columns(self.silver.table)))
-        self.report.opened, self.report.closed = changes.opened, changes.closed
-
-    def _observations(self, keys: DataFrame | None) -> DataFrame:
-        rows = self.silver.typed(self.intake.live)
-        if keys is not None:
-            rows = rows.join(F.broadcast(keys), names.KEY, "left_semi")
-        return observations(rows, self.silver.contract, self.silver.table, self._snapshots())
-
-    def _snapshots(self) -> dict[int, date]:
-        return {number: self.intake.pending.batch(number).unit for number in self.intake.live}
-
-    def _touched_keys(self) -> DataFrame:
-        """Keys whose observations may differ from what the table was folded from."""
-        batches = self.intake.added | self.intake.removed
-        if self.silver.contract.source.kind == "snapshot":
-            batches = batches | self._neighbours()
-        rows = self.silver.typed(batches).where(f"{names.KEY} IS NOT NULL")
-        return rows.select(names.KEY).distinct().localCheckpoint()
-
-    def _neighbours(self) -> frozenset[int]:
-        """The live snapshots next to a changed one in effective time: absence is judged against them."""
-        units = {b.number: b.unit for b in self.intake.pending.log}
-        changed = {units[number] for number in self.intake.added | self.intake.removed}
-        live = sorted(self.intake.live, key=lambda number: units[number])
-        near = set()
-        for unit in changed:
-            before = [number for number in live if units[number] < unit]
-            after = [number for number in live if units[number] > unit]
-            near |= set(before[-1:]) | set(after[:1])
-        return frozenset(near)
+        if self.is_new:
+            write_all(target, self.silver, self.intake)
+        else:
+            self.report.written(write_changes(target, self.silver, self.intake))

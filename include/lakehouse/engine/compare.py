@@ -1,0 +1,167 @@
+"""A full snapshot against the table: which keys say something else. Rows that agree go no further.
+
+Keys are compared by their columns; durable keys are hashes, and are made for the few keys that differ only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse.contracts.model import Table
+from lakehouse.core import names
+from lakehouse.core.names import quote
+from lakehouse.engine import encoding
+from lakehouse.engine.apply import located
+from lakehouse.engine.history import DELETED, observation_columns
+from lakehouse.engine.publish import Target
+from lakehouse.engine.typed import EFFECTIVE, STATUS, observed_flag
+
+if TYPE_CHECKING:
+    from lakehouse.engine.silver import Silver
+
+_NEW = "_n_"
+_HERE = "_is_here"
+_GOOD = "_is_good"
+_ROW = "_row"
+_EARLIER = "_needs_earlier"
+_UNSETTLED = "_is_unsettled"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The keys that a snapshot changes: what it observed of them, and their open rows; materialised.
+
+    ``earlier`` are keys whose closed versions matter too, ``late`` those whose first values only bronze knows.
+    """
+
+    observations: DataFrame
+    rows: DataFrame
+    earlier: DataFrame | None
+    late: Sequence[DataFrame]
+
+
+def compare(target: Target, silver: Silver, fresh: tuple[int, datetime], rows_read: int) -> Compared | None:
+    """Compare a snapshot later than everything consumed with the open rows; None where a key stands in it twice.
+
+    ``rows_read`` is the number of its rows, all of which have a readable key.
+    """
+    batch, at = fresh
+    table = silver.table
+    opened = located(target).where(names.IS_CURRENT)
+    joined = opened.join(_arriving(silver, frozenset([batch])), _same_key(table), "full_outer")
+    is_absent, is_new = F.col(_HERE).isNull(), F.col(names.KEY).isNull()
+    differs = F.col(_GOOD) & _differs(table, is_first=False)
+    found = joined.where(is_absent | is_new | differs).select(
+        *_observed(table, at), _row(opened), *_needs(table, is_new), F.coalesce(_GOOD, F.lit(True)).alias(_GOOD)
+    )
+    found = found.localCheckpoint()
+    counted = found.selectExpr(
+        f"count_if({DELETED}) AS absent",
+        f"count_if({_ROW} IS NULL) AS new",
+        f"count_if({_EARLIER}) AS earlier",
+        f"count_if({_UNSETTLED}) AS unsettled",
+    ).collect()[0]
+    if rows_read - counted["new"] > opened.count() - counted["absent"]:
+        return None
+    return Compared(
+        found.where(_GOOD).select(*observation_columns(table)),
+        found.where(f"{_ROW} IS NOT NULL").select(f"{_ROW}.*"),
+        found.where(_EARLIER).select(names.KEY) if counted["earlier"] else None,
+        [found.where(_UNSETTLED).select(names.KEY)] if counted["unsettled"] else [],
+    )
+
+
+def differing_as_of(target: Target, silver: Silver, snapshots: Mapping[int, datetime]) -> DataFrame:
+    """The keys of which late snapshots say something else than the table as of the time of each."""
+    table = silver.table
+    times = [(batch, at.astimezone(UTC)) for batch, at in snapshots.items()]
+    asked = F.broadcast(target.lake.spark.createDataFrame(times, f"{names.BATCH} long, _at timestamp"))
+    is_valid = F.expr(f"{names.EFFECTIVE_FROM} <= _at AND ({names.EFFECTIVE_TO} > _at OR {names.EFFECTIVE_TO} IS NULL)")
+    stood = located(target).join(asked, is_valid)
+    arriving = _arriving(silver, frozenset(snapshots))
+    same = _same_key(table) & (F.col(names.BATCH) == F.col(f"{_NEW}{names.BATCH}"))
+    joined = stood.join(arriving, same, "full_outer")
+    is_absent, is_new = F.col(_HERE).isNull(), F.col(names.KEY).isNull()
+    differs = is_new | _differs(table, is_first=True)
+    return joined.where(is_absent | (F.col(_GOOD) & differs)).select(_key(table))
+
+
+def _arriving(silver: Silver, batches: frozenset[int]) -> DataFrame:
+    """The rows of snapshots under names of their own, with a mark that they are there."""
+    rows = silver.typed(batches)
+    renamed = [F.col(name).alias(_NEW + name) for name in _carried(silver.table)]
+    good = (F.col(STATUS) == "good").alias(_GOOD)
+    return rows.select(*renamed, F.col(names.BATCH).alias(_NEW + names.BATCH), good, F.lit(True).alias(_HERE))
+
+
+def _carried(table: Table) -> list[str]:
+    made_here = (names.KEY, EFFECTIVE, DELETED)
+    return [name for name in observation_columns(table) if name not in made_here]
+
+
+def _new(name: str) -> Column:
+    return F.col(_NEW + name)
+
+
+def _same_key(table: Table) -> Column:
+    return reduce(Column.__and__, [F.col(name) == _new(name) for name in table.key])
+
+
+def _key(table: Table) -> Column:
+    made = encoding.durable_key([(quote(_NEW + name), table.columns[name].type) for name in table.key])
+    return F.coalesce(F.col(names.KEY), F.expr(made)).alias(names.KEY)
+
+
+def _differs(table: Table, *, is_first: bool) -> Column:
+    """Whether an observed attribute is another than the one that stands. Later observations leave type 0 as it is."""
+    parts = [F.lit(False)]
+    for name in table.attributes:
+        other = ~F.col(name).eqNullSafe(_new(name))
+        if table.history(name) == 0 and not is_first:
+            other = F.col(name).isNull() & _new(name).isNotNull()
+        parts.append(F.coalesce(_new(observed_flag(name)), F.lit(False)) & other)
+    return reduce(Column.__or__, parts)
+
+
+def _observed(table: Table, at: datetime) -> list[Column]:
+    """The observation that a compared row makes: what the snapshot said, or that the key was absent."""
+    fixed = {
+        EFFECTIVE: F.lit(f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}").cast("timestamp"),
+        DELETED: F.col(_HERE).isNull(),
+    }
+    found = [_key(table)]
+    for name in observation_columns(table)[1:]:
+        value = fixed.get(name)
+        if value is None:
+            value = F.coalesce(_new(name), F.col(name)) if name in table.key else _new(name)
+        found.append(value.alias(name))
+    return found
+
+
+def _row(opened: DataFrame) -> Column:
+    return F.when(F.col(names.KEY).isNotNull(), F.struct(*opened.columns)).alias(_ROW)
+
+
+def _needs(table: Table, is_new: Column) -> list[Column]:
+    """Whether closed versions matter: they show types 0, 1 and 3 too, and a key may come back to what it was."""
+    shown = [name for name in table.attributes if table.history(name) != 2]
+    is_other = [F.coalesce(_new(observed_flag(n)), F.lit(False)) & ~F.col(n).eqNullSafe(_new(n)) for n in shown]
+    first = [n for n in table.columns_of_type(0) if table.attributes[n].null == "value"]
+    is_unsettled = [F.col(n).isNull() & _new(n).isNotNull() for n in first]
+    changes_closed = reduce(Column.__or__, is_other, F.lit(False)) & ~is_new
+    if not table.per_life:
+        unobserved = [~F.coalesce(_new(observed_flag(n)), F.lit(False)) for n in table.attributes]
+        comes_back = F.lit(True) if shown else reduce(Column.__or__, unobserved, F.lit(False))
+        changes_closed = changes_closed | (is_new & comes_back)
+    present = F.col(_HERE).isNotNull()
+    return [
+        (present & changes_closed).alias(_EARLIER),
+        (present & ~is_new & reduce(Column.__or__, is_unsettled, F.lit(False))).alias(_UNSETTLED),
+    ]
