@@ -156,6 +156,9 @@ CHANGES: dict[str, list[tuple[tuple[Any, ...], Any, bool]]] = {
         ((*DIM, "columns", "size", "history"), None, False),  # 2 is the default
     ],
     "Column.null": [((*DIM, "columns", "size", "null"), "not_observed", True)],
+    "Column.renamed_from": [((*DIM, "columns", "size", "renamed_from"), "was", False)],
+    "Table.max_close_share": [((*DIM, "max_close_share"), 0.1, False)],
+    "Table.late_horizon": [((*DIM, "late_horizon"), "30d", False)],
     "Source.csv": [],
     "Source.columns": [(("source", "columns", "more"), {"description": "New."}, False)],
     "Table.columns": [

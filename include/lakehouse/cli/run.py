@@ -180,6 +180,13 @@ def _remarks(report: TableReport) -> list[str]:
     lines = [f"  {report.table}: {n:,} rows warn: {rule}" for rule, n in sorted(report.warned.items()) if n]
     if report.quarantined:
         lines.append(f"  {report.table}: refused rows and their rules are in quarantine.{report.table.name}")
+    if report.ties:
+        lines.append(
+            f"  {report.table}: {report.ties:,} moments had different observations; the contract's order decided"
+        )
+    if report.late_keys:
+        rows = f"{report.late_rows:,} rows of bronze"
+        lines.append(f"  {report.table}: {report.late_keys:,} late keys were folded again from {rows}")
     if report.held:
         lines.append(f"  {report.table}: batches {list(report.held)} are held: a record or key cannot be read in them")
     return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
 from lakehouse.core import names
@@ -39,11 +39,13 @@ class Written:
     late_rows: int = 0
 
 
-def write_all(target: Target, silver: Silver, intake: Intake) -> None:
+def write_all(target: Target, silver: Silver, intake: Intake) -> Written:
     """Fold everything that is live into a branch that has no rows."""
     rows = silver.typed(intake.live)
     found = moments(observations(rows, silver.contract, silver.table, intake.live_units), silver.table)
-    target.append(versions_of(found, silver.table))
+    counted = Observation()
+    target.append(versions_of(found.observe(counted, F.count_if(TIED).alias("ties")), silver.table))
+    return Written(ties=counted.get["ties"])
 
 
 def write_changes(target: Target, silver: Silver, intake: Intake) -> Written:
@@ -73,5 +75,5 @@ def late_observations(silver: Silver, intake: Intake, keys: DataFrame) -> DataFr
     table = silver.table
     observed = [name for name in observation_columns(table) if name != DELETED]
     wanted = dict.fromkeys([names.BATCH, STATUS, *observed, *table.typed])
-    rows = silver.typed(intake.live).select(*wanted)
+    rows = silver.typed_of(intake.live, keys).select(*wanted)
     return rows.join(F.broadcast(keys), names.KEY, "left_semi").localCheckpoint()

@@ -25,11 +25,24 @@ from lakehouse.engine.history import effective_text, snapshot_time
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.spark_errors import readable
-from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_spec
+from lakehouse.engine.tables import TableSpec, key_columns, literal, quarantine_spec, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
 from lakehouse.ledger.pending import Pending, Position, pending
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import Consumed, Head, Stamp, read_head
+from lakehouse.ledger.watermark import Consumed, Head, Stamp, load_table, read_head, summary_of
+
+# Below this size all of bronze is read as quickly as a part of it is looked for.
+_WORTH_A_LOOK = 64 * 1024 * 1024
+# Iceberg compares longer lists with nothing when it chooses files and row groups.
+_FEW_TEXTS = 200
+
+
+def _is_one_of(column: str, texts: set[str | None]) -> str:
+    """SQL over bronze that is true for some texts of a column."""
+    known = ", ".join(literal(text) for text in sorted(text for text in texts if text is not None))
+    tests = [f"{quote(column)} IN ({known})"] if known else []
+    tests += [f"{quote(column)} IS NULL"] if None in texts else []
+    return f"({' OR '.join(tests)})" if tests else "false"
 
 
 def in_batches(batches: frozenset[int] | set[int]) -> str:
@@ -72,10 +85,31 @@ class Silver:
         position = Position(done.through, done.decisions)
         return pending(store, self.contract.name, position, limit=max(0, self.bronze_through - done.through))
 
-    def typed(self, batches: frozenset[int]) -> DataFrame:
-        """The typed rows of some batches, each with its status."""
-        bronze = self.lake.table(self.contract.bronze_table).where(in_batches(batches))
+    def typed(self, batches: frozenset[int], condition: str = "true") -> DataFrame:
+        """The typed rows of some batches, each with its status. ``condition`` is SQL over bronze."""
+        bronze = self.lake.table(self.contract.bronze_table).where(in_batches(batches)).where(condition)
         return typed_rows(bronze, self.contract, self.name)
+
+    def typed_of(self, batches: frozenset[int], keys: DataFrame) -> DataFrame:
+        """The typed rows of some batches that may have one of these durable keys.
+
+        In a large bronze table a look at the key's columns alone tells which texts stand for these keys. Bronze is
+        sorted by them, so that a few texts are found in few row groups.
+        """
+        if self._bronze_bytes() < _WORTH_A_LOOK:
+            return self.typed(batches)
+        columns = key_columns(self.contract, self.name)
+        texts = self.typed(batches).join(F.broadcast(keys), names.KEY, "left_semi")
+        found = texts.select(*[F.col(f"{SOURCE}.{quote(c)}").alias(c) for c in columns]).distinct()
+        rows = found.limit(_FEW_TEXTS + 1).collect()
+        if len(rows) > _FEW_TEXTS:
+            return self.typed(batches)
+        return self.typed(batches, " AND ".join(_is_one_of(c, {row[c] for row in rows}) for c in columns) or "true")
+
+    def _bronze_bytes(self) -> int:
+        bronze = load_table(self.lake.catalog, self.contract.bronze_table)
+        snapshot = bronze.current_snapshot() if bronze else None
+        return int(summary_of(snapshot).get("total-files-size", 0)) if snapshot else 0
 
 
 @dataclass(frozen=True)
@@ -364,7 +398,5 @@ class _SilverWork:
     def _write_versions(self, target: Target) -> None:
         if self.intake.rebuild:
             target.delete("true")
-        if self.is_new:
-            write_all(target, self.silver, self.intake)
-        else:
-            self.report.written(write_changes(target, self.silver, self.intake))
+        write = write_all if self.is_new else write_changes
+        self.report.written(write(target, self.silver, self.intake))

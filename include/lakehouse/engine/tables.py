@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
 
+from lakehouse.contracts.derive import compile_column
 from lakehouse.contracts.model import Contract, Table
 from lakehouse.core import names
 from lakehouse.core.names import TableName, quote
@@ -135,8 +136,22 @@ def bronze_spec(contract: Contract) -> TableSpec:
         f"{contract.description} As it came, append-only.",
         source | system,
         contract.bronze.partition,
-        (names.BATCH, names.RECORD),
+        _clustered_by(contract),
     )
+
+
+def key_columns(contract: Contract, name: str) -> list[str]:
+    """The source's columns that the key of one of the contract's tables is made of."""
+    table = contract.tables[name]
+    read = [compile_column(contract, column, table.columns[column]).columns for column in table.key]
+    return sorted(set().union(*read))
+
+
+def _clustered_by(contract: Contract) -> tuple[str, ...]:
+    """How bronze is sorted: by the key of its first dimension, so that what was said of a key lies close together."""
+    dimension = next((name for name, table in contract.tables.items() if table.kind == "dimension"), None)
+    keys = key_columns(contract, dimension) if dimension else []
+    return (*keys, names.BATCH, names.RECORD)
 
 
 def silver_columns(table: Table) -> dict[str, ColumnSpec]:
