@@ -71,9 +71,11 @@ def _in_order(arrived: Arrivals, silver: Silver) -> DataFrame:
 
 
 def late_observations(silver: Silver, intake: Intake, keys: DataFrame) -> DataFrame:
-    """All rows of late keys in live batches; materialised."""
+    """All rows of late keys in live batches, the good ones unless presence counts too; materialised."""
     table = silver.table
     observed = [name for name in observation_columns(table) if name != DELETED]
     wanted = dict.fromkeys([names.BATCH, STATUS, *observed, *table.typed])
     rows = silver.typed_of(intake.live, keys).select(*wanted)
+    if silver.contract.source.kind != "snapshot":
+        rows = rows.where(f"{STATUS} = 'good'")
     return rows.join(F.broadcast(keys), names.KEY, "left_semi").localCheckpoint()
