@@ -1,10 +1,10 @@
-"""``lakehouse tables``, ``history``, ``sql`` and ``conf``: reading the lake."""
+"""``lakehouse tables``, ``sql`` and ``conf``: reading the lake."""
 
 from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from lakehouse.core.errors import LakehouseError, SettingsError
-from lakehouse.core.names import TableName
+from lakehouse.cli.show import plain, rows_grid
+from lakehouse.core.clock import moment
+from lakehouse.core.errors import LakehouseError
 from lakehouse.core.settings import settings
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ AsOf = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (tables, history, sql, conf):
+    for command in (tables, sql, conf):
         app.command()(command)
 
 
@@ -41,7 +42,7 @@ def tables(as_json: Json = False) -> None:
     found = list_tables(open_catalog(settings()))
     if as_json:
         rows = [{**vars(t), "table": str(t.table), "committed_at": t.committed_at} for t in found]
-        print(json.dumps(rows, default=_text))
+        print(json.dumps(rows, default=plain))
         return
     grid = Grid()
     for title in ("table", "rows", "files", "MB", "snapshots", "last commit (UTC)", "consumed"):
@@ -57,37 +58,6 @@ def tables(as_json: Json = False) -> None:
     )
 
 
-def history(
-    table: Annotated[str, typer.Argument(help="A dimension, as in silver.dim_customer.")],
-    key: Annotated[list[str], typer.Option("--key", help="The natural key; once for each of its columns.")],
-    as_of: AsOf = None,
-    as_json: Json = False,
-) -> None:
-    """Show every version of one key, oldest first. No JVM."""
-    from lakehouse.contracts.load import load_contracts
-    from lakehouse.ledger.reading import key_history
-    from lakehouse.ledger.watermark import open_catalog
-
-    name = TableName.parse(table)
-    spec = next(
-        (c.tables[name.name] for c in load_contracts(settings().contracts).values() if name.name in c.tables), None
-    )
-    if spec is None or name.namespace != "silver":
-        raise SettingsError(f"{name} is no silver table of any contract", todo="`lakehouse tables` lists what is there")
-    if spec.kind != "dimension":
-        raise SettingsError(f"{name} is a fact table: its rows have no versions", todo="ask it with `lakehouse sql`")
-    rows = key_history(open_catalog(settings()), spec, name, key, moment(as_of))
-    shown = [{c: v for c, v in row.items() if not c.startswith("_")} for row in rows]
-    if as_json:
-        print(json.dumps(shown, default=_text))
-    elif shown:
-        Console().print(_rows_grid(list(shown[0]), [tuple(row.values()) for row in shown]))
-    else:
-        print(f"{name} has no version of this key")
-    if not shown:
-        raise typer.Exit(1)
-
-
 def sql(
     execute: Annotated[str | None, typer.Option("-e", "--execute", help="Statements to run.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", exists=True, dir_okay=False, help="A script.")] = None,
@@ -99,7 +69,7 @@ def sql(
 
     Interactive without -e or -f. With --as-of every table is read as it was then.
     """
-    at = moment(as_of)
+    at = moment(as_of) if as_of is not None else None
     current = settings()
     current.require_servers()
     from lakehouse.engine.session import session
@@ -124,17 +94,6 @@ def conf(
 
     folder = conf_folder(current, read_only=not is_writer)
     print(write_conf(folder, session_conf(current, read_only=not is_writer)))
-
-
-def moment(text: str | None) -> datetime | None:
-    """A point in time from ISO text; UTC unless it says. Raises :class:`SettingsError`."""
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise SettingsError(f"{text!r} is no time", todo="write it as 2024-03-31 or 2024-03-31T14:05:00") from None
-    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _console(spark: SparkSession, at: datetime | None, limit: int) -> None:
@@ -175,27 +134,8 @@ def _answer_pending(spark: SparkSession, text: str, at: datetime | None, limit: 
 def _print_answer(result: Answer, as_json: bool) -> None:
     if as_json:
         for row in result.rows:
-            print(json.dumps(dict(zip(result.columns, row, strict=True)), default=_text))
+            print(json.dumps(dict(zip(result.columns, row, strict=True)), default=plain))
     elif result.columns:
-        Console().print(_rows_grid(list(result.columns), result.rows))
+        Console().print(rows_grid(list(result.columns), result.rows))
     if result.is_cut:
         print(f"(more than {len(result.rows)} rows; raise --limit to see them)", file=sys.stderr)
-
-
-def _rows_grid(columns: list[str], rows: Any) -> Grid:
-    grid = Grid()
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*["[dim]null[/dim]" if value is None else _escaped(value) for value in row])
-    return grid
-
-
-def _escaped(value: Any) -> str:
-    from rich.markup import escape
-
-    return escape(_text(value))
-
-
-def _text(value: Any) -> str:
-    return value.isoformat(sep=" ") if isinstance(value, datetime) else str(value)

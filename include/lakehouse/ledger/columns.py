@@ -65,18 +65,19 @@ class Columns:
         written_over = tuple(name for name in attributes if self._is_overwritten(name))
         return Layout(True, tuple(name for name in attributes if name not in written_over), written_over)
 
-    @cached_property
-    def masked(self) -> frozenset[str]:
-        """Columns that are classified, or of which the contract says nothing any more."""
-        known = {name for name, column in self.spec.columns.items() if column.classification not in _CLASSIFIED}
-        known |= {name for name in generated_columns(self.spec) if name.removeprefix(_PREVIOUS) in known}
-        known |= {name for name in generated_columns(self.spec) if not name.startswith(_PREVIOUS)}
-        return frozenset(name for name in (*self.old, *self.new) if name not in known and not name.startswith("_"))
-
     def _is_overwritten(self, name: str) -> bool:
         if name in self.spec.attributes:
             return self.spec.history(name) != 2
         return name.startswith(_PREVIOUS) and name.removeprefix(_PREVIOUS) in self.spec.columns_of_type(3)
+
+
+def masked(spec: Contracted, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A row to show, without values that are classified, or of columns that the contract doesn't know any more."""
+    public = {name for name, column in spec.columns.items() if column.classification not in _CLASSIFIED}
+    for name in generated_columns(spec):
+        original = name.removeprefix(_PREVIOUS)
+        public |= {name} if original in public or original not in spec.columns else set()
+    return {name: value if value is None or name in public else MASK for name, value in values.items()}
 
 
 def schema_of(table: Table, snapshot: Snapshot) -> Schema:

@@ -9,34 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.contracts.model import Table as Contracted
 from lakehouse.core import names
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import TableName
-from lakehouse.ledger.columns import MASK, Columns, SchemaChange, match_columns, schema_of
-from lakehouse.ledger.compare import ADDED, CHANGED, INSERTED, OPENED, Differences, Indices, compare, differs
-from lakehouse.ledger.files import ColumnSource, Delta, Files, Piece
+from lakehouse.ledger.columns import Columns, SchemaChange, masked, match_columns, schema_of
+from lakehouse.ledger.compare import Differences, Indices, compare, differs
+from lakehouse.ledger.files import ColumnSource, Files, Piece
 from lakehouse.ledger.points import Point, known_until
-
-if TYPE_CHECKING:
-    from pyiceberg.table import Table
+from lakehouse.ledger.reading import Subject
 
 Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A silver table: its name, what its contract says, and its metadata."""
-
-    name: TableName
-    spec: Contracted
-    table: Table
 
 
 @dataclass(frozen=True)
@@ -54,13 +42,26 @@ class RowChange:
 
 
 @dataclass(frozen=True)
+class ValueChange:
+    """A column of a fact's row, or of a key's open version, at both times."""
+
+    column: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
 class KeyChange:
-    """What happened to a key: opened, closed, changed (the open version), or only its past; and to its rows."""
+    """What happened to a key: opened, closed, changed (the open version), or only its past; and to its rows.
+
+    ``values`` are those that changed, side by side. Keys of facts were added, removed or changed.
+    """
 
     key: str
     natural: Values
     what: str
     is_late: bool
+    values: tuple[ValueChange, ...]
     rows: tuple[RowChange, ...]
 
 
@@ -173,7 +174,7 @@ def diff(
     columns = match_columns(table, subject.spec, schema_of(table, start.snapshot) if start else after, after)
     delta = files.delta(start.snapshot if start else None, end.snapshot)
     if key is not None:
-        delta = _of_key(files, delta, columns, key)
+        delta = files.of_key(delta, columns.new[names.KEY].field_id, key)
     old = FileRows(files, delta.old, columns.old, columns.layout.index)
     new = FileRows(files, delta.new, columns.new, columns.layout.index)
     found = compare(old, new, columns.layout, known_until(table, start.snapshot) if start else None)
@@ -194,9 +195,13 @@ def diff(
     )
 
 
-def _of_key(files: Files, delta: Delta, columns: Columns, key: str) -> Delta:
-    old = files.of_key(delta.old, columns.old[names.KEY], key)
-    return Delta(old, files.of_key(delta.new, columns.new[names.KEY], key), delta.shared)
+@dataclass(frozen=True)
+class _Pair:
+    """A row that differs, as it is on each side, nothing masked."""
+
+    what: str
+    old: Values | None
+    new: Values | None
 
 
 @dataclass(frozen=True)
@@ -214,25 +219,36 @@ class _Samples:
         kinds = {
             key: what for what, keys in self.found.keys.items() for key in keys.take(_smallest(keys, limit)).to_pylist()
         }
-        rows = self.found.rows.filter(pc.is_in(self.found.rows[names.KEY], pa.array(list(kinds), pa.string())))
-        changes: dict[str, list[RowChange]] = {key: [] for key in kinds}
-        natural: dict[str, Values] = {}
-        for key, change, values in self._rows(rows):
-            changes[key].append(change)
-            natural[key] = values
-        late = set(pc.filter(self.found.late, pc.is_in(self.found.late, pa.array(list(kinds), pa.string()))).to_pylist())
+        wanted = pa.array(list(kinds), pa.string())
+        rows = self.found.rows.filter(pc.is_in(self.found.rows[names.KEY], wanted))
+        late = set(self.found.late.filter(pc.is_in(self.found.late, wanted)).to_pylist())
+        by_key: dict[str, list[_Pair]] = {key: [] for key in kinds}
+        for key, pair in self._pairs(rows):
+            by_key[key].append(pair)
         return tuple(
-            KeyChange(key, natural[key], what, key in late, tuple(sorted(changes[key], key=_when)))
-            for key, what in kinds.items()
+            self._change(key, what, key in late, sorted(by_key[key], key=_when)) for key, what in kinds.items()
         )
 
-    def _rows(self, rows: pa.Table) -> Iterable[tuple[str, RowChange, Values]]:
+    def _pairs(self, rows: pa.Table) -> Iterable[tuple[str, _Pair]]:
         before, after = self._values(self.old, rows["old"]), self._values(self.new, rows["new"])
         for key, what, old, new in zip(*(rows[c].to_pylist() for c in rows.column_names), strict=True):
-            was, now = before.get(old), after.get(new)
-            changed = self._changed(was, now) if was is not None and now is not None else ()
-            natural = {name: (now or was or {})[name] for name in self.columns.spec.key}
-            yield key, RowChange(what, self._shown(was), self._shown(now), changed), self._shown(natural) or {}
+            yield key, _Pair(what, before.get(old), after.get(new))
+
+    def _change(self, key: str, what: str, is_late: bool, pairs: Sequence[_Pair]) -> KeyChange:
+        some = next(side for pair in pairs for side in (pair.new, pair.old) if side is not None)
+        natural = {name: some[name] for name in self.columns.spec.key}
+        rows = tuple(
+            RowChange(pair.what, self._shown(pair.old), self._shown(pair.new), self._changed(pair.old, pair.new))
+            for pair in pairs
+        )
+        was, now = (self._current(sides) for sides in ([p.old for p in pairs], [p.new for p in pairs]))
+        old, new = self._shown(was) or {}, self._shown(now) or {}
+        values = tuple(ValueChange(name, old[name], new[name]) for name in self._changed(was, now))
+        return KeyChange(key, self._shown(natural) or {}, what, is_late, values, rows)
+
+    def _current(self, sides: Iterable[Values | None]) -> Values | None:
+        is_fact = self.columns.spec.kind == "fact"
+        return next((side for side in sides if side is not None and (is_fact or side[names.IS_CURRENT])), None)
 
     def _values(self, side: FileRows, numbers: pa.ChunkedArray) -> dict[int, Values]:
         """Whole rows by their number."""
@@ -241,7 +257,9 @@ class _Samples:
         shown = [name for name in side.columns if not name.startswith("_")]
         return dict(zip(there.tolist(), side.read(shown, there).to_pylist(), strict=True))
 
-    def _changed(self, was: Values, now: Values) -> tuple[str, ...]:
+    def _changed(self, was: Values | None, now: Values | None) -> tuple[str, ...]:
+        if was is None or now is None:
+            return ()
         types = {name: self.columns.new[name].type for name in self.columns.common}
         return tuple(
             name
@@ -250,10 +268,7 @@ class _Samples:
         )
 
     def _shown(self, values: Values | None) -> Values | None:
-        if values is None or self.show_classified:
-            return values
-        hidden = self.columns.masked
-        return {name: MASK if name in hidden and value is not None else value for name, value in values.items()}
+        return values if values is None or self.show_classified else masked(self.columns.spec, values)
 
 
 def _smallest(keys: Any, limit: int) -> pa.Array:
@@ -261,7 +276,7 @@ def _smallest(keys: Any, limit: int) -> pa.Array:
     return pc.sort_indices(keys)[:limit]
 
 
-def _when(change: RowChange) -> Any:
-    """Versions in the order of their beginning; what was there before what is there now."""
-    values = change.old or change.new or {}
-    return str(values.get(names.EFFECTIVE_FROM, "")), change.what in (OPENED, INSERTED, ADDED, CHANGED)
+def _when(pair: _Pair) -> Any:
+    """Versions in the order of their beginning; what is gone before what came."""
+    values = pair.old or pair.new or {}
+    return str(values.get(names.EFFECTIVE_FROM, "")), pair.old is None

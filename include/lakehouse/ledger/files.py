@@ -114,15 +114,18 @@ class Files:
             batches = list(_batches(pq.ParquetFile(stream), piece.positions, columns))
         return pa.Table.from_batches(batches, schema)
 
-    def of_key(self, pieces: Iterable[Piece], column: ColumnSource, key: str) -> tuple[Piece, ...]:
-        """The rows of some pieces whose column has this text."""
-        found = []
+    def of_key(self, delta: Delta, key_id: int, key: str) -> Delta:
+        """Of a difference, the rows whose key (the column with this field id) is the one that is wanted."""
+        old, new = (tuple(self._kept(pieces, key_id, key)) for pieces in (delta.old, delta.new))
+        return Delta(old, new, delta.shared)
+
+    def _kept(self, pieces: Iterable[Piece], key_id: int, key: str) -> Iterator[Piece]:
         for piece in pieces:
             if (piece.path, key) not in self._found:
-                self._found[piece.path, key] = self._find(piece.path, column.field_id, key)
+                self._found[piece.path, key] = self._find(piece.path, key_id, key)
             kept = np.intersect1d(piece.positions, self._found[piece.path, key], assume_unique=True)
-            found += [Piece(piece.path, kept)] if len(kept) else []
-        return tuple(found)
+            if len(kept):
+                yield Piece(piece.path, kept)
 
     def _find(self, path: str, field_id: int, wanted: str) -> Indices:
         """The positions of the rows whose column has this text, the deleted ones included."""

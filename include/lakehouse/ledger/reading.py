@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.contracts.model import Table
+from lakehouse.contracts.model import Contract, Table
 from lakehouse.core import names
+from lakehouse.core.clock import moment
 from lakehouse.core.encoding import durable_key
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.core.types import DataType
+from lakehouse.ledger.points import Point, existing_table
 from lakehouse.ledger.watermark import head_of, load_table, reaching, summary_of
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table as IcebergTable
 
 LAYERS = ("bronze", "silver", "quarantine", "gold")
 
@@ -70,38 +73,63 @@ def _summary(catalog: Catalog, name: TableName) -> TableSummary | None:
     )
 
 
-def key_history(
-    catalog: Catalog, table: Table, name: TableName, key: Sequence[str], known_at: datetime | None = None
-) -> list[dict[str, Any]]:
-    """The versions of a dimension's key, oldest first, as they stand now or were known at a moment. No JVM.
+@dataclass(frozen=True)
+class Subject:
+    """A silver table: its name, what its contract says, and its metadata."""
 
-    Raises :class:`SettingsError` when the key has the wrong number of parts, a part has the wrong type, or there was
-    no table then.
+    name: TableName
+    spec: Table
+    table: IcebergTable
+
+
+def subject_of(catalog: Catalog, contracts: Iterable[Contract], name: TableName) -> Subject:
+    """A silver table that can be asked for its history. Raises :class:`SettingsError` where it is none."""
+    spec = next((contract.tables[name.name] for contract in contracts if name.name in contract.tables), None)
+    if spec is None or name.namespace != "silver":
+        raise SettingsError(f"{name} is no silver table of any contract", todo="`lakehouse tables` lists what is there")
+    return Subject(name, spec, existing_table(catalog, name))
+
+
+def key_versions(
+    subject: Subject, key: str, known_at: Point | None = None, valid_at: datetime | None = None
+) -> list[dict[str, Any]]:
+    """The versions of a durable key, oldest first, as they stand now or were known at a point; or the one valid then.
+
+    A version is valid at its ``effective_from``, and no longer at its ``effective_to``.
     """
     from pyiceberg.expressions import EqualTo
 
-    loaded = load_table(catalog, name)
-    if loaded is None:
-        raise SettingsError(f"there is no table {name} yet", todo="run `lakehouse run` after something has landed")
-    snapshot_id = None
-    if known_at is not None:
-        snapshot = loaded.snapshot_as_of_timestamp(int(known_at.timestamp() * 1000))
-        if snapshot is None:
-            raise SettingsError(f"{name} had no snapshot yet at {known_at:%Y-%m-%d %H:%M:%S} UTC")
-        snapshot_id = snapshot.snapshot_id
-    wanted = durable_key([table.columns[column].type for column in table.key], _parse_key(table, key))
-    scan = loaded.scan(row_filter=EqualTo(term=names.KEY, value=wanted), snapshot_id=snapshot_id)  # type: ignore[arg-type]
-    rows: list[dict[str, Any]] = scan.to_arrow().sort_by(names.EFFECTIVE_FROM).to_pylist()
-    return rows
+    snapshot_id = known_at.snapshot.snapshot_id if known_at else None
+    scan = subject.table.scan(row_filter=EqualTo(term=names.KEY, value=key), snapshot_id=snapshot_id)  # type: ignore[arg-type]
+    with reaching(f"read {subject.name}"):
+        rows: list[dict[str, Any]] = scan.to_arrow().sort_by(names.EFFECTIVE_FROM).to_pylist()
+    return [row for row in rows if valid_at is None or _is_valid(row, valid_at)]
 
 
-def _parse_key(table: Table, key: Sequence[str]) -> list[Any]:
+def _is_valid(row: dict[str, Any], at: datetime) -> bool:
+    return row[names.EFFECTIVE_FROM] <= at and (row[names.EFFECTIVE_TO] is None or row[names.EFFECTIVE_TO] > at)
+
+
+def key_history(catalog: Catalog, table: Table, name: TableName, key: Sequence[str]) -> list[dict[str, Any]]:
+    """The versions of a dimension's natural key as they stand now, oldest first. No JVM.
+
+    Raises :class:`SettingsError` when the key has the wrong number of parts, a part has the wrong type, or there is
+    no table.
+    """
+    subject = Subject(name, table, existing_table(catalog, name))
+    return key_versions(subject, parse_key(table, key))
+
+
+def parse_key(table: Table, key: Sequence[str]) -> str:
+    """The durable key of a natural key that a person gave in parts. Raises :class:`SettingsError`."""
     if len(key) != len(table.key):
         raise SettingsError(
             f"the key has {len(table.key)} parts, {len(key)} were given",
             todo="give " + " ".join(f"--key {column.upper()}" for column in table.key),
         )
-    return [_parse(table.columns[column].type, text, column) for column, text in zip(table.key, key, strict=True)]
+    kinds = [table.columns[column].type for column in table.key]
+    values = [_parse(kind, text, column) for kind, text, column in zip(kinds, key, table.key, strict=True)]
+    return str(durable_key(kinds, values))
 
 
 def _parse(kind: DataType, text: str, column: str) -> Any:
@@ -111,10 +139,10 @@ def _parse(kind: DataType, text: str, column: str) -> Any:
         "double": float,
         "decimal": Decimal,
         "date": date.fromisoformat,
-        "timestamp": lambda value: datetime.fromisoformat(value).astimezone(UTC),
+        "timestamp": moment,
         "boolean": lambda value: {"true": True, "false": False}[value],
     }
     try:
         return parsers.get(kind.name, str)(text)
-    except (ValueError, KeyError, InvalidOperation):
+    except (ValueError, KeyError, InvalidOperation, SettingsError):
         raise SettingsError(f"{text!r} is no {kind}, which {column} is") from None
