@@ -15,10 +15,15 @@ from pydantic import SecretStr
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
+from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, PROJECT_ROOT, Settings, settings
 from lakehouse.engine.publish import Lake
+from lakehouse.ledger.points import publications
+from lakehouse.ledger.watermark import load_table, open_catalog
 
 SECTION = re.compile(r"<!-- worked example: begin -->(.*)<!-- worked example: end -->", re.DOTALL)
+PAGE = re.compile(r"^## Two kinds of time$(.*?)^## ", re.DOTALL | re.MULTILINE)
+ANSWERED = re.compile(r"^```sql\n(.*?)^```\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -34,8 +39,12 @@ class Step:
 def steps(readme: str) -> list[Step]:
     section = SECTION.search(readme)
     assert section, "the README has no worked example"
+    return steps_of(section.group(1))
+
+
+def steps_of(text: str) -> list[Step]:
     found: list[Step] = []
-    for language, title, body in BLOCK.findall(section.group(1)):
+    for language, title, body in BLOCK.findall(text):
         if language == "console":
             parts = re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]
             found += [Step(command=head, text=tail) for head, _, tail in (part.partition("\n") for part in parts)]
@@ -92,14 +101,19 @@ def do(step: Step, project: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(step.text, "utf-8")
         return
-    from lakehouse.cli.main import app
-
     program, *arguments = shlex.split(step.command)
     assert program == "lakehouse"
+    said = call(arguments)
+    if step.text:
+        assert plain(said) == plain(step.text), step.command
+
+
+def call(arguments: list[str]) -> str:
+    from lakehouse.cli.main import app
+
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    if step.text:
-        assert plain(result.stdout) == plain(step.text), step.command
+    return result.stdout
 
 
 def plain(text: str) -> list[str]:
@@ -113,3 +127,35 @@ def test_the_worked_example_does_what_the_readme_says(project: Path) -> None:
     assert sum(bool(step.command and step.text) for step in found) >= 3
     for step in found:
         do(step, project)
+    querying = PAGE.search((PROJECT_ROOT / "docs" / "querying.md").read_text("utf-8"))
+    assert querying
+    check_page(querying.group(1))
+
+
+def check_page(text: str) -> None:
+    """The page on both times, on the tables that the worked example left: times and snapshots are those of this run."""
+    name = TableName("silver", "dim_shelf")
+    published = load_table(open_catalog(settings()), name)
+    assert published
+    before = publications(published)[1]
+    text = text.replace("2026-03-04 18:00:00", f"{before.at:%Y-%m-%d %H:%M:%S.%f}")
+    text = text.replace("2026-03-04T18:00", f"{before.at:%Y-%m-%dT%H:%M:%S.%f}")
+    text = text.replace("2882271298153054012", str(before.snapshot.snapshot_id))
+    answered = ANSWERED.findall(text)
+    assert len(answered) == 3
+    for statements, expected in answered:
+        assert plain(call(["sql", "-e", statements])) == plain(expected), statements
+    commands = [step for step in steps_of(text) if step.command]
+    open("/tmp/reading/out.txt", "w").write(
+        "".join(step.command + "\n" + call(shlex.split(step.command)[1:]) for step in commands)
+    )  # DEBUG
+    assert len(commands) == 3 and all(step.text for step in commands)
+    for step in commands:
+        assert cells(call(shlex.split(step.command)[1:])) == cells(step.text), step.command
+
+
+def cells(text: str) -> list[str]:
+    """Lines without what another run says otherwise: times of publication, snapshots, and the width of columns."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", "TIME", text)
+    text = re.sub(r"\b\d{15,19}\b", "SNAPSHOT", text)
+    return [re.sub(r"[ ─━]+", " ", line).strip() for line in text.strip().splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +37,7 @@ _WORDS = {
 }
 _LATE = ("inserted", "removed", "rewritten")
 _HIDDEN = (IS_CURRENT,)
+_VERSION_COLUMNS = ["version", EFFECTIVE_FROM, "before", "after"]
 
 
 def register(app: typer.Typer) -> None:
@@ -163,7 +165,7 @@ def _show_changes(subject: Subject, key: str, show_classified: bool, as_json: bo
     if as_json:
         print(json.dumps([_step_json(step) for step in steps], default=plain))
     elif steps:
-        Console(width=max(Console().width, 120)).print(_steps_grid(steps))
+        _show_steps(Console(width=max(Console().width, 120)), steps)
     else:
         print(f"no publication of {subject.name} that is kept touched this key")
     if not steps:
@@ -179,15 +181,18 @@ def _step_json(step: Step) -> dict[str, Any]:
     }
 
 
-def _steps_grid(steps: Iterable[Step]) -> Any:
-    rows: list[Sequence[Any]] = []
+def _show_steps(console: Console, steps: Iterable[Step]) -> None:
     for step in steps:
-        what = "known already" if step.is_earliest else step.change.what + (", late" if step.change.is_late else "")
-        first: Sequence[Any] = (_time(step.point.at), str(step.point.snapshot.snapshot_id), what)
-        for row in step.change.rows:
-            rows.append((*first, *_row_cells(row)))
-            first = ("", "", "")
-    return rows_grid(["known at (UTC)", "snapshot", "key", "version", EFFECTIVE_FROM, "before", "after"], rows)
+        console.print(f"{_point(step.point)}: {_step_words(step)}", highlight=False, soft_wrap=True)
+        console.print(rows_grid(_VERSION_COLUMNS, [_row_cells(row, step.change.natural) for row in step.change.rows]))
+
+
+def _step_words(step: Step) -> str:
+    if step.is_earliest:
+        return "known already; what came before is not kept"
+    words = [] if step.change.what == "past" else [step.change.what]
+    words += ["past rewritten"] if step.change.is_late else []
+    return ", ".join(words) or "only versions that are closed"
 
 
 def _show_diff(console: Console, found: Diff) -> None:
@@ -210,24 +215,25 @@ def _show_diff(console: Console, found: Diff) -> None:
 
 
 def _show_past(console: Console, found: Diff) -> None:
-    """Versions that are not the current ones and were rewritten, of all keys that are shown."""
-    rows = [
-        (*sample.natural.values(), *_row_cells(row))
-        for sample in found.samples
-        for row in sample.rows
-        if found.kind == "dimension" and (sample.what == "past" or row.what in _LATE)
-    ]
-    if rows:
-        console.print("\nversions rewritten in the past, of the keys shown", highlight=False)
-        names = list(next(iter(found.samples)).natural)
-        console.print(rows_grid([*names, "version", EFFECTIVE_FROM, "before", "after"], rows))
+    """Versions that were rewritten in the past, of the keys that are shown for something else."""
+    others = [sample for sample in found.samples if sample.what != "past"]
+    late = [(sample, [row for row in sample.rows if row.what in _LATE]) for sample in others]
+    if found.kind == "dimension" and any(rows for _, rows in late):
+        console.print("\nversions rewritten in the past, of the keys above", highlight=False)
+        console.print(_versions_grid(late))
+
+
+def _versions_grid(samples: Sequence[tuple[KeyChange, Sequence[RowChange]]]) -> Any:
+    names = list(samples[0][0].natural)
+    rows = [(*s.natural.values(), *_row_cells(row, s.natural)) for s, rows in samples for row in rows]
+    return rows_grid([*names, *_VERSION_COLUMNS], rows)
 
 
 def _samples_grid(found: Diff, what: str, samples: Sequence[KeyChange]) -> Any:
     """Keys with the values that came or went; for those that changed, a line for each column with both values."""
     names = list(samples[0].natural)
     if what == "past":
-        return rows_grid([*names, "versions"], [(*s.natural.values(), len(s.rows)) for s in samples])
+        return _versions_grid([(sample, sample.rows) for sample in samples])
     if what == "changed":
         rows = [(*s.natural.values(), *cells) for s in samples for cells in _side_by_side(s)]
         return rows_grid([*names, "column", "before", "after"], rows)
@@ -247,23 +253,30 @@ def _current(sample: KeyChange, kind: str, *, is_new: bool) -> Mapping[str, Any]
     return next((side for side in sides if side is not None and (kind == "fact" or side[IS_CURRENT])), None)
 
 
-def _row_cells(row: RowChange) -> tuple[str, Any, str, str]:
+def _row_cells(row: RowChange, natural: Mapping[str, Any]) -> tuple[str, str, str, str]:
     values = row.new or row.old or {}
-    shown = row.columns or [column for column in values if column != EFFECTIVE_FROM]
-    return row.what, values.get(EFFECTIVE_FROM), _values(row.old, shown), _values(row.new, shown)
+    shown = row.columns or [column for column in values if column not in (*natural, EFFECTIVE_FROM)]
+    return row.what, _short(values.get(EFFECTIVE_FROM)), _values(row.old, shown), _values(row.new, shown)
 
 
 def _values(values: Mapping[str, Any] | None, columns: Iterable[str]) -> str:
     if values is None:
         return ""
     pairs = [(column, values.get(column)) for column in columns if column not in _HIDDEN]
-    return ", ".join(f"{column}={'null' if value is None else plain(value)}" for column, value in pairs)
+    return ", ".join(f"{column}={_short(value)}" for column, value in pairs)
+
+
+def _short(value: Any) -> str:
+    """A value in few characters: times without their zone, which is UTC, and midnight as the day."""
+    if isinstance(value, datetime):
+        return plain(value.replace(tzinfo=None)).removesuffix(" 00:00:00")
+    return "null" if value is None else plain(value)
 
 
 def _count_lines(found: Diff) -> Iterable[str]:
     if found.kind == "dimension":
         yield "keys: " + ", ".join(f"{keys:,} {what}" for what, keys in found.keys.items())
-        yield f"      {found.late_keys:,} with another past than was known (late data, corrections)"
+        yield f"      {found.late_keys:,} with a rewritten past (late data, corrections)"
     counted = [f"{rows:,} {what}" for what, rows in sorted(found.rows.items())]
     yield ("versions: " if found.kind == "dimension" else "rows: ") + (", ".join(counted) or "none that differ")
     if found.unchanged:

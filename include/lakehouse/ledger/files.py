@@ -21,9 +21,10 @@ from lakehouse.ledger.watermark import reaching
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
     from pyiceberg.manifest import ManifestFile
-    from pyiceberg.schema import Schema
     from pyiceberg.table.snapshots import Snapshot
 
+_FORMAT = 3
+_ENTRY = ("content", "file_path", "record_count", "referenced_data_file", "content_offset")
 _DELETED = 2
 _POSITIONS, _EQUALITY = 1, 2
 _BATCH_ROWS = 65_536
@@ -196,34 +197,24 @@ class Files:
 def _read_manifest(io: FileIO, path: str) -> Iterator[tuple[Any, ...]]:
     """Content, path, rows, referenced data file and offset of each live entry: PyIceberg leaves out the last two."""
     from pyiceberg.avro.file import AvroFile
+    from pyiceberg.manifest import DATA_FILE_TYPE, MANIFEST_ENTRY_SCHEMAS
     from pyiceberg.typedef import Record
 
-    with AvroFile[Record](io.new_input(path), _entry_schema(), {-1: _record, 2: _record}) as entries:
+    names = [field.name for field in DATA_FILE_TYPE[_FORMAT].fields]
+    wanted = [names.index(name) for name in _ENTRY]
+    schema = MANIFEST_ENTRY_SCHEMAS[_FORMAT]
+    status = [field.name for field in schema.fields].index("status")
+    data_file = [field.name for field in schema.fields].index("data_file")
+    with AvroFile[Record](io.new_input(path), schema, {-1: _record, 2: _record}) as entries:
         for entry in entries:
-            status, data_file = entry[0], entry[1]
-            if status != _DELETED:
-                yield tuple(data_file[position] for position in range(5))
+            if entry[status] != _DELETED:
+                yield tuple(entry[data_file][position] for position in wanted)
 
 
 def _record(*values: Any) -> Any:
     from pyiceberg.typedef import Record
 
     return Record(*values)
-
-
-def _entry_schema() -> Schema:
-    from pyiceberg.schema import Schema
-    from pyiceberg.types import IntegerType, LongType, NestedField, StringType, StructType
-
-    data_file = StructType(
-        NestedField(134, "content", IntegerType(), required=True),
-        NestedField(100, "file_path", StringType(), required=True),
-        NestedField(103, "record_count", LongType(), required=True),
-        NestedField(143, "referenced_data_file", StringType(), required=False),
-        NestedField(144, "content_offset", LongType(), required=False),
-    )
-    status = NestedField(0, "status", IntegerType(), required=True)
-    return Schema(status, NestedField(2, "data_file", data_file, required=True))
 
 
 def _batches(file: pq.ParquetFile, positions: Indices, columns: Mapping[str, ColumnSource]) -> Iterator[pa.RecordBatch]:
