@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -267,11 +268,12 @@ def test_marts_are_published_together_or_not_at_all(grown: Lake, marts: Marts) -
 
 def test_reading_commands(grown: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """``tables`` and ``history`` without a JVM, ``sql`` in a process of its own with the reader's role."""
-    from lakehouse.cli import query
+    from lakehouse.cli import history, query
 
-    monkeypatch.setattr(query, "settings", lambda: grown.settings)
     app = typer.Typer()
-    query.register(app)
+    for area in (query, history):
+        monkeypatch.setattr(area, "settings", lambda: grown.settings)
+        area.register(app)
     listed = CliRunner().invoke(app, ["tables", "--json"], catch_exceptions=False)
     rows = {row["table"]: row for row in json.loads(listed.stdout)}
     silver_tables = {str(contract.silver_table(name)) for contract in ALL for name in contract.tables}
@@ -298,3 +300,13 @@ def test_sql_as_of_in_a_process_of_its_own(grown: Lake) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"n": before}, {"n": 0}]
     assert count(grown, fact) == before + 1
+
+
+def test_the_sql_of_the_documents_runs(grown: Lake) -> None:
+    """Statements without an answer beside them, on the samples; those with one are the worked example's."""
+    from lakehouse.engine.query import run_script
+
+    page = (PROJECT_ROOT / "docs" / "querying.md").read_text("utf-8")
+    scripts = re.findall(r"^```sql\n(.*?)^```\n(?!\n```text)", page, re.DOTALL | re.MULTILINE)
+    answers = [answer for script in scripts for answer in run_script(grown.spark, script, None, 10)]
+    assert len(answers) >= 5 and all(answer.columns for answer in answers)

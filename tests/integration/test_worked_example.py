@@ -146,9 +146,6 @@ def check_page(text: str) -> None:
     for statements, expected in answered:
         assert plain(call(["sql", "-e", statements])) == plain(expected), statements
     commands = [step for step in steps_of(text) if step.command]
-    open("/tmp/reading/out.txt", "w").write(
-        "".join(step.command + "\n" + call(shlex.split(step.command)[1:]) for step in commands)
-    )  # DEBUG
     assert len(commands) == 3 and all(step.text for step in commands)
     for step in commands:
         assert cells(call(shlex.split(step.command)[1:])) == cells(step.text), step.command
