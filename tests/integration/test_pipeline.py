@@ -307,6 +307,6 @@ def test_the_sql_of_the_documents_runs(grown: Lake) -> None:
     from lakehouse.engine.query import run_script
 
     page = (PROJECT_ROOT / "docs" / "querying.md").read_text("utf-8")
-    scripts = re.findall(r"^```sql\n(.*?)^```\n(?!\n```text)", page, re.DOTALL | re.MULTILINE)
+    scripts = re.findall(r"^```sql\n((?:(?!```).*\n)*)^```\n(?!\n```text)", page, re.MULTILINE)
     answers = [answer for script in scripts for answer in run_script(grown.spark, script, None, 10)]
     assert len(answers) >= 5 and all(answer.columns for answer in answers)
