@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from lakehouse.contracts.model import Contract
+from lakehouse.engine.adopt import adopt_contract
 from lakehouse.engine.job import Program, each
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.report import TableReport
@@ -21,6 +22,8 @@ def silver(lake: Lake, contracts: Sequence[Contract], limit: int | None) -> RunR
 
 def _tables(lake: Lake, contract: Contract) -> Iterator[TableReport | None]:
     through = read_head(lake.catalog, contract.bronze_table).consumed(contract.name).through
+    if through:
+        adopt_contract(lake, contract)
     for name in contract.tables if through else ():
         yield run_silver(Silver(lake, contract, name, through))
 

@@ -1,15 +1,15 @@
-"""``lakehouse contract``: check, test, compile, schema, dictionary."""
+"""``lakehouse contract``: check, test, compile, schema, dictionary, history."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lakehouse.core.errors import ContractError
+from lakehouse.core.errors import ContractError, SettingsError
 
 if TYPE_CHECKING:
     from lakehouse.contracts.yaml_lines import Problem
@@ -22,7 +22,7 @@ _NAMES = {"compile_index": "compile", "run_tests": "test"}
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     group = typer.Typer(help="Check contracts and make what is derived from them.", no_args_is_help=True)
-    for command in (check, run_tests, compile_index, schema, dictionary):
+    for command in (check, run_tests, compile_index, schema, dictionary, history):
         group.command(_NAMES.get(command.__name__, command.__name__))(command)
     app.add_typer(group, name="contract")
 
@@ -106,6 +106,32 @@ def dictionary(
 
     text = made.dictionary(load_contracts(_folder(directory)), made.read_marts(settings().dbt))
     _write(output or PROJECT_ROOT / "docs" / "dictionary.md", text)
+
+
+def history(
+    table: Annotated[str, typer.Argument(help="A silver table, as in silver.dim_customer.")], as_json: Json = False
+) -> None:
+    """Show how the contract of a table changed: when, between which snapshots, and what. No JVM."""
+    from lakehouse.core.names import TableName
+    from lakehouse.core.settings import settings
+    from lakehouse.ledger.recorded import contract_history
+    from lakehouse.ledger.watermark import load_table, open_catalog
+
+    name = TableName.parse(table)
+    loaded = load_table(open_catalog(settings()), name)
+    if loaded is None:
+        raise SettingsError(f"there is no table {name}", todo="`lakehouse tables` lists what is there")
+    steps = contract_history(loaded)
+    if as_json:
+        typer.echo(json.dumps([step.to_json() for step in steps]))
+        return
+    for step in steps:
+        between = f"{step.before or '(none)'} → {step.snapshot or '(expired)'}"
+        typer.echo(f"{step.at:%Y-%m-%d %H:%M:%S} UTC  snapshot {between}")
+        for change in step.changes:
+            typer.echo(f"  {replace(change, reason='').render()}")
+    if not steps:
+        typer.echo(f"{name} was not published yet by any contract")
 
 
 def _problems(folder: Path) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""``lakehouse run`` and ``rebuild``: from the landing log to the marts."""
+"""``lakehouse run``: from the landing log to the marts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from lakehouse.core.errors import SettingsError
-from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (run, rebuild):
-        app.command()(command)
+    app.command()(run)
 
 
 def run(
@@ -60,26 +58,6 @@ def run(
         raise typer.Exit(max(error.exit_code for error in result.errors))
 
 
-def rebuild(
-    table: Annotated[str, typer.Argument(help="A silver table, as in silver.dim_customer.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Publish without asking.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Make a silver table anew from bronze, as its contract says now. The table stays readable, and its history too."""
-    current = settings()
-    current.require_servers()
-    name = TableName.parse(table)
-    contract = _owner_of(current, name)
-    if not yes:
-        typer.confirm(f"Make {name} anew from bronze and publish it?", abort=True)
-    from lakehouse.engine.run import rebuild_table
-
-    with Console(stderr=True).status(f"rebuilding {name}"):
-        started = time.perf_counter()
-        result = rebuild_table(current, contract, name)
-    _show(result, as_json, time.perf_counter() - started)
-
-
 def pick(current: Settings, sources: list[str] | None) -> list[Contract]:
     """The contracts of these names, or all. Raises :class:`SettingsError` naming those that do not exist."""
     from lakehouse.contracts.load import load_contracts
@@ -91,13 +69,6 @@ def pick(current: Settings, sources: list[str] | None) -> list[Contract]:
             f"no contract is called {', '.join(unknown)}", todo=f"use one of {', '.join(contracts) or '(none yet)'}"
         )
     return [contract for name, contract in contracts.items() if not sources or name in sources]
-
-
-def _owner_of(current: Settings, table: TableName) -> Contract:
-    for contract in pick(current, None):
-        if table.namespace == "silver" and table.name in contract.tables:
-            return contract
-    raise SettingsError(f"no contract makes {table}", todo="name a silver table; `lakehouse tables` lists them")
 
 
 def _outstanding(

@@ -101,7 +101,7 @@ def compile_typed(text: str, columns: Mapping[str, DataType]) -> Compiled:
     """Compile an expression over typed columns. Raises :class:`ExpressionError` with every problem."""
     compiler = _Compiler(columns)
     try:
-        result = compiler.emit(_parse(text))
+        result = compiler.emit(parse(text))
     except RecursionError:
         raise ExpressionError(text, ["is nested too deeply"]) from None
     if compiler.problems:
@@ -111,11 +111,11 @@ def compile_typed(text: str, columns: Mapping[str, DataType]) -> Compiled:
 
 def source_columns(text: str) -> set[str]:
     """Names of the columns that an expression reads. Raises :class:`ExpressionError` where it is no expression."""
-    return {column.name for column in _parse(text).find_all(exp.Column)}
+    return {column.name for column in parse(text).find_all(exp.Column)}
 
 
-def _parse(text: str) -> exp.Expression:
-    """The one expression that a text holds."""
+def parse(text: str) -> exp.Expression:
+    """The one expression that a text holds. Raises :class:`ExpressionError`."""
     if len(text) > _LONGEST:
         raise ExpressionError(text[:80] + "…", [f"is longer than {_LONGEST} characters"])
     if _SIZED_TEXT.search(text):

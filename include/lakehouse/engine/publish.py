@@ -21,8 +21,9 @@ from lakehouse.core.errors import ConcurrentCommit, IntegrityError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.engine.evolve import evolve_table
 from lakehouse.engine.lock import HeldLocks, table_locks
-from lakehouse.engine.tables import TableSpec, add_missing_columns, create_table, qualified
+from lakehouse.engine.tables import TableSpec, create_table, qualified
 from lakehouse.ledger.watermark import (
     ATTEMPT_PROPERTY,
     NO_HEAD,
@@ -186,8 +187,9 @@ def _ensure_table(lake: Lake, spec: TableSpec) -> Head:
     table = load_table(lake.catalog, spec.name)
     if table is None:
         create_table(lake.spark, spec)
-    elif set(spec.columns) - {column.name for column in table.schema().columns}:
-        add_missing_columns(lake.spark, spec)
+        _evolve(lake, spec)
+    elif _evolve(lake, spec):
+        table = load_table(lake.catalog, spec.name)
     if table is None or table.current_snapshot() is None:
         # A branch needs a snapshot to start from.
         created = f"created-{uuid.uuid4().hex[:16]}"
@@ -195,6 +197,12 @@ def _ensure_table(lake: Lake, spec: TableSpec) -> Head:
         first.append_nothing()
         table = load_table(lake.catalog, spec.name)
     return head_of(table)
+
+
+def _evolve(lake: Lake, spec: TableSpec) -> bool:
+    """Bring the table's metadata to what its spec says; whether anything was to do. Needs the lock."""
+    table = load_table(lake.catalog, spec.name)
+    return table is not None and evolve_table(lake.spark, table, spec, lake.clock.now())
 
 
 def _start_branch(target: Target) -> None:

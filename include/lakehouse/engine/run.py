@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
 from lakehouse.core.errors import LakehouseError
-from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
+from lakehouse.engine.adopt import adopt_contract
 from lakehouse.engine.bronze import BronzeJob
 from lakehouse.engine.gold import Marts, run_gold
 from lakehouse.engine.publish import Lake, publish
@@ -29,6 +29,7 @@ Notify = Callable[[str], None]
 def run_dataset(lake: Lake, contract: Contract, max_batches: int | None, notify: Notify) -> list[TableReport]:
     """Take what is pending of one source into bronze and its silver tables, in passes of at most ``max_batches``."""
     reports: list[TableReport] = []
+    adopt_contract(lake, contract)
     while True:
         notify(f"bronze.{contract.domain}_{contract.dataset}")
         bronze = run_bronze(lake, contract, max_batches)
@@ -104,12 +105,3 @@ def _kept(errors: list[LakehouseError]) -> Iterator[None]:
         yield
     except LakehouseError as error:
         errors.append(error)
-
-
-def rebuild_table(settings: Settings, contract: Contract, table: TableName) -> RunResult:
-    """Make one silver table anew from bronze, as its contract says now."""
-    with session(settings, "lakehouse rebuild") as spark:
-        lake = Lake(spark, settings)
-        through = read_head(lake.catalog, contract.bronze_table).consumed(contract.name).through
-        report = run_silver(Silver(lake, contract, table.name, through), rebuild=True)
-        return RunResult([report] if report else [], [])

@@ -22,11 +22,13 @@ from lakehouse.engine.apply import require_unique
 from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
 from lakehouse.engine.history import effective_text, snapshot_time
+from lakehouse.engine.known import as_known
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, key_columns, literal, quarantine_spec, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
+from lakehouse.ledger.generations import Generations
 from lakehouse.ledger.pending import Pending, Position, pending
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import Consumed, Head, Stamp, load_table, read_head, summary_of
@@ -65,6 +67,8 @@ class Silver:
     contract: Contract
     name: str
     bronze_through: int
+    forks: Mapping[TableName, TableName] = field(default_factory=dict)
+    """Where a rebuild writes instead of a table."""
 
     @property
     def table(self) -> Table:
@@ -72,7 +76,11 @@ class Silver:
 
     @cached_property
     def target(self) -> TableName:
-        return self.contract.silver_table(self.name)
+        return self.placed(silver_spec(self.contract, self.name)).name
+
+    def placed(self, spec: TableSpec) -> TableSpec:
+        """The spec of the table that is written to."""
+        return replace(spec, name=self.forks.get(spec.name, spec.name))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,8 +95,14 @@ class Silver:
 
     def typed(self, batches: frozenset[int], condition: str = "true") -> DataFrame:
         """The typed rows of some batches, each with its status. ``condition`` is SQL over bronze."""
-        bronze = self.lake.table(self.contract.bronze_table).where(in_batches(batches)).where(condition)
+        stored = self.lake.table(self.contract.bronze_table).where(in_batches(batches))
+        bronze = as_known(stored, self.contract.source.columns, self._generations).where(condition)
         return typed_rows(bronze, self.contract, self.name)
+
+    @cached_property
+    def _generations(self) -> Generations:
+        table = load_table(self.lake.catalog, self.contract.bronze_table)
+        return Generations.read(table.properties) if table else Generations()
 
     def typed_of(self, batches: frozenset[int], keys: DataFrame) -> DataFrame:
         """The typed rows of some batches that may have one of these durable keys.
@@ -298,7 +312,7 @@ class _QuarantineJob:
     intake: Intake
 
     def specs(self) -> Sequence[TableSpec]:
-        return [quarantine_spec(self.silver.contract, self.silver.name)]
+        return [self.silver.placed(quarantine_spec(self.silver.contract, self.silver.name))]
 
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _QuarantineWork:
         return _QuarantineWork(self.silver, self.intake, attempt, self.specs()[0])
@@ -337,7 +351,7 @@ class _SilverJob:
     last: _SilverWork | None = field(default=None)
 
     def specs(self) -> Sequence[TableSpec]:
-        return [silver_spec(self.silver.contract, self.silver.name)]
+        return [self.silver.placed(silver_spec(self.silver.contract, self.silver.name))]
 
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _SilverWork | None:
         head = heads[self.silver.target]

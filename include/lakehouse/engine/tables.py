@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING
 
 from lakehouse.contracts.derive import compile_column
 from lakehouse.contracts.model import Contract, Table
+from lakehouse.contracts.semantics import table_fingerprint
 from lakehouse.core import names
 from lakehouse.core.names import TableName, quote
 from lakehouse.core.settings import CATALOG
 from lakehouse.core.types import DataType
+from lakehouse.ledger.recorded import trimmed
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+METRICS_PROPERTY = "write.metadata.metrics.column."
 _PROPERTIES = {
     "format-version": "3",
     "write.wap.enabled": "true",
@@ -33,11 +38,16 @@ class ColumnSpec:
     spark_type: str
     description: str
     classification: str = "internal"
+    renamed_from: str | None = None
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """Everything that CREATE TABLE needs."""
+    """Everything that CREATE TABLE needs, and what a later ALTER TABLE goes by.
+
+    ``contract`` is the fingerprint and the JSON of the contract behind the rows; ``source_columns`` are the columns
+    that bronze knows of its source.
+    """
 
     name: TableName
     description: str
@@ -45,16 +55,21 @@ class TableSpec:
     partition: Sequence[str] = ()
     sort: Sequence[str] = ()
     properties: Mapping[str, str] = field(default_factory=dict)
+    contract: tuple[str, str] | None = None
+    source_columns: tuple[str, ...] | None = None
 
-    def all_properties(self) -> dict[str, str]:
-        """Properties at creation. No bounds of classified columns are ever written, so none has to be erased."""
-        hidden = {
-            f"write.metadata.metrics.column.{name}": "none"
+    def hidden(self) -> dict[str, str]:
+        """Properties that keep bounds of classified columns out of the metadata, so that none has to be erased."""
+        return {
+            METRICS_PROPERTY + name: "none"
             for name, column in self.columns.items()
             if column.classification in _CLASSIFIED
         }
+
+    def all_properties(self) -> dict[str, str]:
+        """Properties at creation."""
         # Iceberg clusters by partition before it writes, so that a batch makes one file for each partition.
-        return _PROPERTIES | {"write.distribution-mode": "hash"} | hidden | dict(self.properties)
+        return _PROPERTIES | {"write.distribution-mode": "hash"} | self.hidden() | dict(self.properties)
 
 
 def qualified(table: TableName, branch: str | None = None) -> str:
@@ -71,7 +86,7 @@ def literal(text: str) -> str:
 def create_table(spark: SparkSession, spec: TableSpec) -> None:
     """Create the namespace and the table where they are missing."""
     spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{spec.name.namespace}")
-    columns = ", ".join(_column_ddl(name, column) for name, column in spec.columns.items())
+    columns = ", ".join(column_ddl(name, column) for name, column in spec.columns.items())
     partition = f" PARTITIONED BY ({', '.join(map(partition_sql, spec.partition))})" if spec.partition else ""
     properties = ", ".join(f"{literal(k)} = {literal(v)}" for k, v in spec.all_properties().items())
     spark.sql(
@@ -79,21 +94,16 @@ def create_table(spark: SparkSession, spec: TableSpec) -> None:
         f"COMMENT {literal(spec.description)} TBLPROPERTIES ({properties})"
     )
     if spec.sort:
-        order = ", ".join(map(quote, spec.sort))
-        spark.sql(f"ALTER TABLE {qualified(spec.name)} WRITE DISTRIBUTED BY PARTITION LOCALLY ORDERED BY {order}")
+        spark.sql(f"ALTER TABLE {qualified(spec.name)} {sort_sql(spec.sort)}")
 
 
-def add_missing_columns(spark: SparkSession, spec: TableSpec) -> tuple[str, ...]:
-    """Add the columns that the table does not have yet, the only change of schema that is made before a gate."""
-    present = set(spark.table(qualified(spec.name)).columns)
-    missing = {name: column for name, column in spec.columns.items() if name not in present}
-    if missing:
-        ddl = ", ".join(_column_ddl(name, column) for name, column in missing.items())
-        spark.sql(f"ALTER TABLE {qualified(spec.name)} ADD COLUMNS ({ddl})")
-    return tuple(missing)
+def sort_sql(columns: Sequence[str]) -> str:
+    """The sort order as ALTER TABLE has it."""
+    return "WRITE DISTRIBUTED BY PARTITION LOCALLY ORDERED BY " + ", ".join(map(quote, columns))
 
 
-def _column_ddl(name: str, column: ColumnSpec) -> str:
+def column_ddl(name: str, column: ColumnSpec) -> str:
+    """A column as CREATE TABLE and ADD COLUMNS have it."""
     return f"{quote(name)} {column.spark_type} COMMENT {literal(column.description)}"
 
 
@@ -137,6 +147,7 @@ def bronze_spec(contract: Contract) -> TableSpec:
         source | system,
         contract.bronze.partition,
         _clustered_by(contract),
+        source_columns=tuple(contract.source.columns),
     )
 
 
@@ -158,10 +169,12 @@ def silver_columns(table: Table) -> dict[str, ColumnSpec]:
     """Business columns of a silver table, the generated ones included, in their order."""
     columns: dict[str, ColumnSpec] = {}
     for name, column in table.columns.items():
-        columns[name] = ColumnSpec(column.type.spark, column.description, column.classification)
+        former = column.renamed_from
+        columns[name] = ColumnSpec(column.type.spark, column.description, column.classification, former)
         if column.history == 3:
             text = f"The last value of {name} that differs from it; null if there was none."
-            columns[f"previous_{name}"] = ColumnSpec(column.type.spark, text, column.classification)
+            former = former and f"previous_{former}"
+            columns[f"previous_{name}"] = ColumnSpec(column.type.spark, text, column.classification, former)
     if table.kind == "dimension":
         columns[names.EFFECTIVE_FROM] = ColumnSpec("timestamp", "Start of the version, UTC, inclusive.")
         columns[names.EFFECTIVE_TO] = ColumnSpec("timestamp", "End of the version, UTC, exclusive; null while open.")
@@ -194,7 +207,12 @@ def silver_spec(contract: Contract, name: str) -> TableSpec:
         system = {names.KEY: key, **_PROVENANCE}
     columns = silver_columns(table) | system
     return TableSpec(
-        contract.silver_table(name), table.description, columns, table.partition, table.sort or (names.KEY,)
+        contract.silver_table(name),
+        table.description,
+        columns,
+        table.partition,
+        table.sort or (names.KEY,),
+        contract=(table_fingerprint(contract, name), trimmed(contract, name)),
     )
 
 

@@ -1,0 +1,210 @@
+"""A fork: a second catalog entry that starts from a table's metadata file, and on which even its columns may change.
+
+Branches share one schema, so what replaces a column cannot be prepared on one. A fork has the table's snapshots,
+schemas and field ids, and writes its own metadata files from there on; nobody reads it. It enters the table by one
+update of the catalog's row, which Iceberg's own commits are too: the pointer moves from the metadata file that the
+fork started from to one that is the fork's. Readers see columns and rows change at once, or not at all. The same
+update, with a metadata file that says again what stood before, takes it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lakehouse.core.errors import ConcurrentCommit, IntegrityError, LakehouseError
+from lakehouse.core.failpoints import failpoint
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import CATALOG
+from lakehouse.engine.publish import Lake
+from lakehouse.engine.tables import METRICS_PROPERTY, qualified
+from lakehouse.ledger.watermark import load_table, reaching
+
+REBUILD_PROPERTY = "lakehouse.rebuild"
+_GUARD = "gc.enabled"  # expiring snapshots of a fork would delete the table's own files
+_LAYOUT = ("current-schema-id", "default-spec-id", "default-sort-order-id")
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A table, the fork that was made of it, and the metadata file and snapshot that it started from."""
+
+    table: TableName
+    name: TableName
+    base: str
+    base_snapshot: int
+
+
+def fork_name(table: TableName) -> TableName:
+    """The one name of a table's fork: a second preparation takes the place of the first."""
+    return TableName("ops", "rebuild_" + hashlib.sha256(str(table).encode()).hexdigest()[:16])
+
+
+def make_fork(lake: Lake, table: TableName) -> Fork:
+    """Fork a table that stands; what was prepared before is dropped."""
+    fork = fork_name(table)
+    drop_fork(lake, fork)
+    loaded = load_table(lake.catalog, table)
+    head = loaded.current_snapshot() if loaded else None
+    if loaded is None or head is None:
+        raise LakehouseError(f"there is no table {table} to rebuild", todo="`lakehouse run` makes it")
+    lake.spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{fork.namespace}")
+    lake.spark.sql(
+        f"CALL {CATALOG}.system.register_table(table => '{fork}', metadata_file => '{loaded.metadata_location}')"
+    )
+    lake.spark.sql(f"ALTER TABLE {qualified(fork)} SET TBLPROPERTIES ('{_GUARD}' = 'false')")
+    return Fork(table, fork, loaded.metadata_location, head.snapshot_id)
+
+
+def drop_fork(lake: Lake, fork: TableName) -> None:
+    """Forget a fork. Files are shared with the table, so nothing is purged; orphans go with maintenance."""
+    lake.spark.sql(f"DROP TABLE IF EXISTS {qualified(fork)}")
+
+
+@dataclass(frozen=True)
+class Swap:
+    """A pointer that moves: from the metadata file that is expected to the one that was written."""
+
+    table: TableName
+    was: str
+    becomes: str
+
+
+def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> None:
+    """Make tables what their forks are: all at once. Needs the locks of the tables.
+
+    Raises :class:`ConcurrentCommit` where a table changed since it was forked; nothing is published then.
+    """
+    swaps = []
+    for fork in forks:
+        loaded = load_table(lake.catalog, fork.name)
+        if loaded is None:
+            raise _moved(fork.table)
+        base = _document(lake, fork.base)
+        snapshot = loaded.current_snapshot()
+        note = _note(base, fork.base_snapshot, snapshot.snapshot_id if snapshot else 0, attempt, now)
+        document = _document(lake, loaded.metadata_location)
+        swaps.append(_write(lake, fork.table, fork.base, loaded.metadata_location, _entered(document, base, note)))
+    failpoint("rebuild.before_swap")
+    _swap(lake, swaps)
+    failpoint("rebuild.after_swap")
+
+
+def _entered(document: Document, base: Document, note: str) -> Document:
+    properties = {key: value for key, value in document["properties"].items() if key != _GUARD}
+    if _GUARD in base["properties"]:
+        properties[_GUARD] = base["properties"][_GUARD]
+    return {**document, "properties": properties | {REBUILD_PROPERTY: note}}
+
+
+def _note(base: Document, before: int, after: int, attempt: str, now: datetime) -> str:
+    """All that it takes to go back."""
+    layout = {key: base[key] for key in _LAYOUT}
+    metrics = {key: value for key, value in base["properties"].items() if key.startswith(METRICS_PROPERTY)}
+    value = {"attempt": attempt, "at": now.isoformat(), "before": before, "after": after, "layout": layout}
+    return json.dumps({**value, "metrics": metrics}, separators=(",", ":"))
+
+
+def rebuild_note(lake: Lake, table: TableName) -> Mapping[str, Any] | None:
+    """What the last rebuild of a table left behind to be taken back; None where there was none, or it was."""
+    loaded = load_table(lake.catalog, table)
+    text = loaded.properties.get(REBUILD_PROPERTY) if loaded else None
+    return json.loads(text) if text else None
+
+
+def take_back(lake: Lake, tables: Sequence[TableName], now: datetime) -> None:
+    """Make tables what they were before their last rebuild: all at once. Needs the locks of the tables."""
+    swaps = []
+    for table in tables:
+        loaded, note = load_table(lake.catalog, table), rebuild_note(lake, table)
+        if loaded is None or note is None or loaded.snapshot_by_id(note["before"]) is None:
+            raise IntegrityError(
+                f"what {table} was before its rebuild is no longer there",
+                untouched=f"{table}",
+                todo="bring it back from a backup, or correct the contract and rebuild again",
+            )
+        document = _document(lake, loaded.metadata_location)
+        at = loaded.metadata_location
+        swaps.append(_write(lake, table, at, at, _taken_back(document, note, now)))
+    _swap(lake, swaps)
+
+
+def _taken_back(document: Document, note: Mapping[str, Any], now: datetime) -> Document:
+    millis = max(int(now.timestamp() * 1000), document["last-updated-ms"] + 1)
+    properties = {
+        key: value
+        for key, value in document["properties"].items()
+        if key != REBUILD_PROPERTY and not key.startswith(METRICS_PROPERTY)
+    }
+    main = {**document["refs"]["main"], "snapshot-id": note["before"]}
+    return {
+        **document,
+        **note["layout"],
+        "current-snapshot-id": note["before"],
+        "refs": {**document["refs"], "main": main},
+        "last-updated-ms": millis,
+        "snapshot-log": [*document["snapshot-log"], {"timestamp-ms": millis, "snapshot-id": note["before"]}],
+        "properties": properties | note["metrics"],
+    }
+
+
+def _document(lake: Lake, location: str) -> Document:
+    """A metadata file as it stands: what PyIceberg's model doesn't know would be lost in it."""
+    with reaching("read table metadata"), _io(lake).new_input(location).open() as stream:
+        document: Document = json.loads(stream.read())
+    return document
+
+
+def _write(lake: Lake, table: TableName, was: str, source: str, document: Document) -> Swap:
+    folder, _, name = source.rpartition("/")
+    location = f"{folder}/{int(name.split('-')[0]) + 1:05d}-{uuid.uuid4()}.metadata.json"
+    entry = {"timestamp-ms": document["last-updated-ms"], "metadata-file": source}
+    log = [*document.get("metadata-log", []), entry]
+    with reaching("write table metadata"), _io(lake).new_output(location).create() as stream:
+        stream.write(json.dumps({**document, "metadata-log": log}).encode())
+    return Swap(table, was, location)
+
+
+def _io(lake: Lake) -> Any:
+    from pyiceberg.io import load_file_io
+
+    return load_file_io(lake.catalog.properties)
+
+
+def _swap(lake: Lake, swaps: Sequence[Swap]) -> None:
+    """Move all pointers in one transaction, or none."""
+    from sqlalchemy import text
+
+    statement = text(
+        "UPDATE iceberg_tables SET metadata_location = :becomes, previous_metadata_location = :was WHERE catalog_name "
+        "= :catalog AND table_namespace = :namespace AND table_name = :name AND metadata_location = :was"
+    )
+    with reaching("publish a rebuild"), lake.catalog.engine.begin() as connection:
+        for swap in swaps:
+            values = {"catalog": CATALOG, "namespace": swap.table.namespace, "name": swap.table.name}
+            found = connection.execute(statement, {**values, "was": swap.was, "becomes": swap.becomes})
+            if found.rowcount != 1:
+                raise _moved(swap.table)
+    for swap in swaps:
+        loaded = load_table(lake.catalog, swap.table)
+        if loaded is None or loaded.metadata_location != swap.becomes:
+            raise IntegrityError(
+                f"the rebuild of {swap.table} was acknowledged and is not what stands",
+                where=f"expected {swap.becomes}, found {loaded.metadata_location if loaded else 'nothing'}",
+                todo="stop all writers of the table and compare both metadata files",
+            )
+
+
+def _moved(table: TableName) -> ConcurrentCommit:
+    return ConcurrentCommit(
+        f"{table} changed since its rebuild was computed",
+        untouched=f"{table}; nothing of the rebuild was published",
+        todo="run `lakehouse rebuild` again; it starts from the table as it is now",
+    )

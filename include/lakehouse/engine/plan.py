@@ -1,0 +1,133 @@
+"""What the contracts say and the live tables are not yet: found from metadata, without a JVM, and adopted by a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lakehouse.contracts.changes import Change, Verdict, compare, verdict_of
+from lakehouse.contracts.model import Contract
+from lakehouse.contracts.semantics import table_fingerprint
+from lakehouse.core.errors import ContractError
+from lakehouse.core.names import TableName
+from lakehouse.engine.alter import LiveTable, alterations
+from lakehouse.engine.evolve import next_generation
+from lakehouse.engine.tables import TableSpec, bronze_spec, quarantine_spec, silver_spec
+from lakehouse.ledger.evidence import LakeEvidence
+from lakehouse.ledger.generations import Generations
+from lakehouse.ledger.recorded import recorded
+from lakehouse.ledger.store import ObjectStore
+from lakehouse.ledger.watermark import head_of, load_table
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What would change in one table."""
+
+    table: TableName
+    changes: tuple[Change, ...]
+    is_new: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gravest of its changes."""
+        return verdict_of(self.changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        changes = [asdict(change) for change in self.changes]
+        return {"table": str(self.table), "verdict": self.verdict, "is_new": self.is_new, "changes": changes}
+
+
+def plan(catalog: Catalog, store: ObjectStore, contracts: Iterable[Contract]) -> list[TablePlan]:
+    """For each table of each contract that is not as the contract says, what would change."""
+    found = [one for contract in contracts for one in _plan_contract(catalog, store, contract)]
+    return [one for one in found if one.changes or one.is_new]
+
+
+def _plan_contract(catalog: Catalog, store: ObjectStore, contract: Contract) -> Iterable[TablePlan]:
+    yield _bronze(load_table(catalog, contract.bronze_table), contract)
+    for name in contract.tables:
+        yield silver_plan(catalog, store, contract, name)
+        quarantine = quarantine_spec(contract, name)
+        if table := load_table(catalog, quarantine.name):
+            yield TablePlan(quarantine.name, _metadata_changes(table, quarantine))
+
+
+def _bronze(table: Table | None, contract: Contract) -> TablePlan:
+    if table is None:
+        return TablePlan(contract.bronze_table, (), is_new=True)
+    known = Generations.read(table.properties).entries
+    coming = next_generation(table, tuple(contract.source.columns)).entries[-1][1]
+    gone = sorted(known[-1][1] - coming) if known else []
+    text = "what files still say of it is kept in _extra"
+    removed = [Change("column no longer expected", name, verdict="free", reason=text) for name in gone]
+    return TablePlan(contract.bronze_table, (*_metadata_changes(table, bronze_spec(contract)), *removed))
+
+
+def _metadata_changes(table: Table, spec: TableSpec) -> tuple[Change, ...]:
+    return tuple(one.change for one in alterations(LiveTable.of(table), spec, may_replace=True) if one.change)
+
+
+def silver_plan(catalog: Catalog, store: ObjectStore, contract: Contract, name: str) -> TablePlan:
+    """What would change in one silver table."""
+    target = contract.silver_table(name)
+    table = load_table(catalog, target)
+    if table is None:
+        return TablePlan(target, (), is_new=True)
+    rows = _row_changes(catalog, store, contract, name, table)
+    spec = silver_spec(contract, name)
+    said = {(change.what.split()[-1], change.subject) for change in rows}
+    kinds = ("description", "classified", "order", "partitioning", "sort")
+    more = [c for c in _metadata_changes(table, spec) if (c.what.split()[-1], c.subject) not in said]
+    if verdict_of(rows) != "free":  # a rebuild replaces columns; what it would do is said by the changes above
+        more = [change for change in more if change.what.startswith(kinds)]
+    return TablePlan(target, (*rows, *more))
+
+
+def _row_changes(catalog: Catalog, store: ObjectStore, contract: Contract, name: str, table: Table) -> list[Change]:
+    """Differences between the contract and the one that the rows were made with."""
+    stamp = head_of(table).stamp
+    if stamp is None or not stamp.fingerprint or stamp.fingerprint == table_fingerprint(contract, name):
+        return []
+    before = recorded(table, stamp.fingerprint)
+    if before is None:
+        reason = "the contract that it was made with was not recorded, or is read otherwise by this version"
+        return [Change("contract", "", stamp.fingerprint[:12], table_fingerprint(contract, name)[:12], reason=reason)]
+    changes = compare(before.contract, contract, name, LakeEvidence(catalog, store, contract, name))
+    # The semantics differ in spelling alone.
+    return changes or [Change("contract", "", "rewritten", "equal", "free")]
+
+
+def require_free(plans: Sequence[TablePlan], contract: Contract, folder: Path) -> None:
+    """Raise ContractError where a table cannot go on with the contract as it is; lists every such change."""
+    from lakehouse.contracts.load import shown
+
+    stuck = [one for one in plans if one.verdict != "free"]
+    if not stuck:
+        return
+    lines = [
+        f"  {one.table}: {change.verdict}: {change.render()}"
+        for one in stuck
+        for change in one.changes
+        if change.verdict != "free"
+    ]
+    tables = " and ".join(f"`lakehouse rebuild {one.table}`" for one in stuck)
+    raise ContractError(
+        "the contract now says something else than these tables were made with:\n" + "\n".join(lines),
+        where=shown(folder / contract.domain / f"{contract.dataset}.yaml"),
+        untouched="everything of this dataset; nothing was written",
+        todo=f"run {tables} to make it anew from bronze, or take the change back; `lakehouse plan` shows all",
+    )
+
+
+def plan_json(plans: Sequence[TablePlan]) -> Mapping[str, Any]:
+    """Plain values, for ``--json``."""
+    verdict = verdict_of(change for one in plans for change in one.changes)
+    return {"verdict": verdict, "tables": [one.to_json() for one in plans]}
