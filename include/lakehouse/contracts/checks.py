@@ -46,6 +46,7 @@ def check_contract(contract: Contract) -> Findings:
         path: Path = ("tables", name)
         yield from _check_names(table, path)
         yield from _check_columns(contract, table, path)
+        yield from _check_renames(table, path)
         yield from _check_key(table, path)
         yield from _check_kind(contract, table, path)
         yield from _check_layout(table, path)
@@ -109,6 +110,20 @@ def _check_columns(contract: Contract, table: Table, path: Path) -> Findings:
         for name, column in columns.items():
             yield from _check_expression(contract, name, column, (*path, part, name))
             yield from _check_format(column, (*path, part, name))
+
+
+def _check_renames(table: Table, path: Path) -> Findings:
+    """A former name belongs to one column, and to none that still is: else two columns would claim its values."""
+    taken: dict[str, str] = {}
+    for part, columns in (("columns", table.columns), ("order", table.order)):
+        for name, column in columns.items():
+            former, where = column.renamed_from, (*path, part, name, "renamed_from")
+            if former is None:
+                continue
+            if former in table.typed:
+                yield Finding(where, f"{former!r} is a column of this table; if it is a new one, remove renamed_from")
+            elif taken.setdefault(former, name) != name:
+                yield Finding(where, f"{taken[former]!r} was renamed from {former!r} already")
 
 
 def _check_expression(contract: Contract, name: str, column: Column, path: Path) -> Findings:
