@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from lakehouse.core.encoding import digest, encode
+from lakehouse.core.encoding import digest, encode, origin
 from lakehouse.core.types import DataType
 
 Version = dict[str, Any]
@@ -32,12 +32,16 @@ class Observation:
 
 @dataclass(frozen=True)
 class Rules:
-    """The part of a contract that a fold depends on. ``ties``: for each tie-breaker, whether the highest wins."""
+    """The part of a contract that a fold depends on. ``ties``: for each tie-breaker, whether the highest wins.
+
+    ``expressions``: what an attribute is read from, where that is not the source's column of the same name.
+    """
 
     history: Mapping[str, int]
     kinds: Mapping[str, DataType]
     ties: tuple[bool, ...] = ()
     per_life: bool = False
+    expressions: Mapping[str, str] = field(default_factory=dict)
 
     def of_type(self, history: int) -> list[str]:
         """The attributes of one SCD type."""
@@ -123,11 +127,14 @@ def _tie(number: int, highest_wins: bool, observation: Observation) -> tuple[boo
 
 
 def _hash(observation: Observation, rules: Rules) -> str:
-    fields: list[tuple[DataType, Any]] = []
-    for name in sorted(rules.kinds):
-        fields += [(rules.kinds[name], observation.values.get(name)), (BOOLEAN, name in observation.values)]
-    fields.append((BOOLEAN, observation.deleted))
-    return digest(encode([kind for kind, _ in fields], [value for _, value in fields]))
+    """Of what was observed, in the order of what each attribute is read from: its name does not matter."""
+    origins = {name: origin(rules.expressions.get(name, f"`{name}`"), "", kind) for name, kind in rules.kinds.items()}
+    text = "".join(
+        origins[name] + encode([rules.kinds[name]], [observation.values[name]])
+        for name in sorted(rules.kinds, key=lambda name: (origins[name], name))
+        if name in observation.values
+    )
+    return digest(text + encode([BOOLEAN], [observation.deleted]))
 
 
 def _lives(moments: Sequence[Moment]) -> list[list[Moment]]:

@@ -19,6 +19,7 @@ import pytest
 from tests.integration.conftest import NewLake
 from tests.reference import Observation, Rules, fold
 
+from lakehouse.contracts.derive import compile_column
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
 from lakehouse.core.names import TableName
@@ -124,7 +125,8 @@ def test_lines_are_told_apart(published: Published) -> None:
 
 
 def test_customers_have_the_versions_of_the_reference(published: Published, lines: list[dict[str, str]]) -> None:
-    rules = Rules(history={"country": 2}, kinds={"country": STRING}, ties=(True,))
+    read = _expressions(published, "dim_customer")
+    rules = Rules(history={"country": 2}, kinds={"country": STRING}, ties=(True,), expressions=read)
     observed: dict[str, list[Observation]] = defaultdict(list)
     for line in lines:
         if line["CustomerID"]:
@@ -137,9 +139,18 @@ def test_customers_have_the_versions_of_the_reference(published: Published, line
     assert {key for key, versions in wanted.items() if len({v[0] for v in versions}) > 1} == TWO_COUNTRIES
 
 
+def _expressions(published: Published, table: str) -> dict[str, str]:
+    """What the attributes are read from: of lines that differ in nothing else, it orders what is compared."""
+    attributes = published.contract.tables[table].attributes
+    return {name: compile_column(published.contract, name, column).sql for name, column in attributes.items()}
+
+
 def test_products_have_the_versions_of_the_reference(published: Published, lines: list[dict[str, str]]) -> None:
     rules = Rules(
-        history={"description": 2, "is_product": 1}, kinds={"description": STRING, "is_product": BOOLEAN}, ties=(True,)
+        history={"description": 2, "is_product": 1},
+        kinds={"description": STRING, "is_product": BOOLEAN},
+        ties=(True,),
+        expressions=_expressions(published, "dim_product"),
     )
     observed: dict[str, list[Observation]] = defaultdict(list)
     for line in lines:

@@ -284,7 +284,8 @@ def test_what_does_not_fit_is_refused_and_rebuilt_and_taken_back(new_lake: NewLa
     for name in first.tables:
         undone = undo_rebuild(lake, first, name)
         assert (undone.snapshot_id, undone.consumed_through) == (before[undone.table], 2)
-    assert fingerprints(lake, [first]) == content and rows(lake, first, "dim_person") == old_rows
+    assert fingerprints(lake, [first]) == content
+    assert [row[: len(old_rows[0])] for row in rows(lake, first, "dim_person")] == old_rows
     with pytest.raises(ContractError, match="int → string"):
         run(lake, [other])
     with pytest.raises(SettingsError, match="no rebuild"):

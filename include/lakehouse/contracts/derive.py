@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lakehouse.contracts.expressions import Compiled, compile_check, compile_typed
+from lakehouse.contracts.expressions import Compiled, compile_check, compile_typed, source_columns
 from lakehouse.contracts.model import Column, Contract, Rule, Table
 from lakehouse.core import names
+from lakehouse.core.encoding import origin
 from lakehouse.core.types import DataType
 
 _TEXT = DataType("string")
@@ -42,6 +43,13 @@ def expression_of(name: str, column: Column) -> str:
 def compile_column(contract: Contract, name: str, column: Column) -> Compiled:
     """SQL that gives a column's value before it is cast to its type. Raises ExpressionError."""
     return compile_typed(expression_of(name, column), source_types(contract))
+
+
+def origin_of(name: str, column: Column) -> str:
+    """What a column is read from, whatever it is called: see :func:`lakehouse.core.encoding.origin`."""
+    text = expression_of(name, column)
+    compiled = compile_typed(text, dict.fromkeys(source_columns(text), _TEXT))
+    return origin(compiled.sql, column.format, column.type)
 
 
 def compile_rule(table: Table, rule: Rule) -> str:

@@ -93,6 +93,16 @@ def durable_key(kinds: Sequence[DataType], values: Sequence[Any]) -> str | None:
     return None if any(value is None for value in values) else digest(encode(kinds, values))
 
 
+def origin(expression: str, pattern: str, kind: DataType) -> str:
+    """What an attribute is read from, whatever it is called: 32 digits that a rename or a wider type leaves alone.
+
+    ``expression`` is compiled SQL, ``pattern`` that of a date or timestamp. Ties between observations are decided by
+    the attributes in this order, so neither a new name nor a column that nobody observed yet can change a winner.
+    """
+    family = {"long": "int", "decimal": f"decimal {kind.scale}"}.get(kind.name, kind.name)
+    return digest(encode([DataType("string")] * 3, [expression, pattern, family]))
+
+
 _VERSION_KINDS = (DataType("string"), DataType("timestamp"))
 
 

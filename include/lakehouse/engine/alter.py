@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.types import IcebergType
 
+_FORMER = "_former_"
 _SPARK_TYPES = {"long": "bigint", "timestamptz": "timestamp"}
 _CONTRACT_TYPES = {"bigint": "long"}
 
@@ -47,13 +48,17 @@ class LiveColumn:
 
 @dataclass(frozen=True)
 class LiveTable:
-    """What a table looks like. ``made_with`` has the field ids of the columns when its rows were last published."""
+    """What a table looks like. ``made_with`` has the field ids of the columns when its rows were last published.
+
+    ``partitioned`` has the field ids of columns that partition it, or once did.
+    """
 
     columns: tuple[LiveColumn, ...]
     properties: Mapping[str, str]
     partition: tuple[str, ...]
     sort: tuple[str, ...]
-    made_with: Mapping[str, int]
+    made_with: Mapping[str, int] = field(default_factory=dict)
+    partitioned: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, table: Table) -> LiveTable:
@@ -63,7 +68,8 @@ class LiveTable:
         names = {column.field_id: column.name for column in columns}
         partition = tuple(_partition(str(f.transform), names[f.source_id]) for f in table.spec().fields)
         sort = tuple(names.get(f.source_id, "") for f in table.sort_order().fields)
-        return cls(columns, dict(table.properties), partition, sort, _made_with(table))
+        partitioned = frozenset(f.source_id for spec in table.specs().values() for f in spec.fields)
+        return cls(columns, dict(table.properties), partition, sort, _made_with(table), partitioned)
 
 
 def _spark(kind: IcebergType) -> str:
@@ -156,9 +162,22 @@ class _Planner:
             self._do("WRITE UNORDERED")
             self.sort = []
         for name in going:
-            self._do(f"DROP COLUMN {quote(name)}", Change("column removed", name, self.columns[name].spark_type))
-            del self.columns[name]
-            self.order.remove(name)
+            self._put_away(self.columns[name])
+
+    def _put_away(self, column: LiveColumn) -> None:
+        """Drop a column, or keep it under a name of the system if it ever partitioned the table.
+
+        Iceberg reads all specs of a table before a MERGE, and fails where the column of one is gone.
+        """
+        if column.field_id not in self.live.partitioned:
+            self._do(f"DROP COLUMN {quote(column.name)}", Change("column removed", column.name, column.spark_type))
+            del self.columns[column.name]
+            self.order.remove(column.name)
+        elif not column.name.startswith(_FORMER):
+            former = former_name(column.field_id)
+            self._do(f"RENAME COLUMN {quote(column.name)} TO {former}")
+            self.columns[former] = self.columns.pop(column.name)
+            self.order[self.order.index(column.name)] = former
 
     def _clashes(self, name: str) -> bool:
         have, want = self.columns[name].spark_type, self.spec.columns[name].spark_type
@@ -250,6 +269,11 @@ class _Planner:
         if changed:
             change = Change(f"{word}:", ", ".join(changed), verdict="free")
             self.found[-1] = Alteration(self.found[-1].sql, change)
+
+
+def former_name(field_id: int) -> str:
+    """What a column is called that was replaced and has to stay."""
+    return f"{_FORMER}{field_id}"
 
 
 def _spelled(text: str, renamed: Mapping[str, str] | None = None) -> str:

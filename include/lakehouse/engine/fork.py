@@ -21,6 +21,7 @@ from lakehouse.core.errors import ConcurrentCommit, IntegrityError, LakehouseErr
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG
+from lakehouse.engine.alter import former_name
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.tables import METRICS_PROPERTY, qualified
 from lakehouse.ledger.watermark import load_table, reaching
@@ -147,12 +148,27 @@ def _taken_back(document: Document, note: Mapping[str, Any], now: datetime) -> D
     return {
         **document,
         **note["layout"],
+        **_former_schema(document, note["layout"]["current-schema-id"]),
         "current-snapshot-id": note["before"],
         "refs": {**document["refs"], "main": main},
         "last-updated-ms": millis,
         "snapshot-log": [*document["snapshot-log"], {"timestamp-ms": millis, "snapshot-id": note["before"]}],
         "properties": properties | note["metrics"],
     }
+
+
+def _former_schema(document: Document, number: int) -> Document:
+    """The former schema, with the columns that partition specs of the rebuild refer to: no spec may lose its column."""
+    schemas = {schema["schema-id"]: schema for schema in document["schemas"]}
+    former = schemas[number]
+    needed = {field["source-id"] for spec in document["partition-specs"] for field in spec["fields"]}
+    needed -= {field["id"] for field in former["fields"]}
+    if not needed:
+        return {}
+    known = {field["id"]: field for schema in schemas.values() for field in schema["fields"]}
+    kept = [{**known[number], "name": former_name(number), "required": False} for number in sorted(needed)]
+    added = {**former, "schema-id": max(schemas) + 1, "fields": [*former["fields"], *kept]}
+    return {"schemas": [*document["schemas"], added], "current-schema-id": added["schema-id"]}
 
 
 def _document(lake: Lake, location: str) -> Document:

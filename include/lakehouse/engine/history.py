@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
+from lakehouse.contracts.derive import origin_of
 from lakehouse.contracts.model import Contract, Table
 from lakehouse.core import names
 from lakehouse.core.names import quote
@@ -206,11 +207,15 @@ def _inverted_decimal(value: Column) -> Column:
 
 
 def _tie_hash(table: Table) -> str:
-    """A hash of the canonical typed attributes, without provenance; what was not observed counts as such."""
-    fields = []
-    for name in sorted(table.attributes):
-        fields += [(quote(name), table.attributes[name].type), (quote(observed_flag(name)), DataType("boolean"))]
-    return encoding.digest(encoding.encode([*fields, (DELETED, DataType("boolean"))]))
+    """A hash of the canonical typed attributes that were observed, without provenance.
+
+    In the order of what they are read from, so that renaming or adding a column leaves earlier winners alone.
+    """
+    parts = []
+    for origin, name in sorted((origin_of(name, column), name) for name, column in table.attributes.items()):
+        field = encoding.encode([(quote(name), table.attributes[name].type)])
+        parts.append(f"CASE WHEN {quote(observed_flag(name))} THEN concat('{origin}', {field}) ELSE '' END")
+    return encoding.digest(f"concat({', '.join([*parts, encoding.encode([(DELETED, DataType('boolean'))])])})")
 
 
 def events(moments: DataFrame, table: Table) -> DataFrame:
