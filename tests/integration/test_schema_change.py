@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.integration.pipeline import all_tables, fingerprints, heads, land_files, run
+from typer.testing import CliRunner
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core.errors import ConcurrentCommit, ContractError, SettingsError
+from lakehouse.core.failpoints import FailpointHit
 from lakehouse.engine.fork import fork_name
 from lakehouse.engine.plan import plan
 from lakehouse.engine.publish import Lake
@@ -294,10 +299,20 @@ def test_what_does_not_fit_is_refused_and_rebuilt_and_taken_back(new_lake: NewLa
     assert fingerprints(lake, [first]) == fingerprints(fresh(new_lake, first, tmp_path), [first])
 
 
-def test_a_table_that_moved_is_not_overwritten(new_lake: NewLake, tmp_path: Path) -> None:
+def test_a_table_that_moved_is_not_overwritten(
+    new_lake: NewLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one whose rebuild dies is what it was before the pointer moved, and what it became after."""
     lake, first = new_lake(), edited()
     land(lake, first, tmp_path, "2024-01-01")
     run(lake, [first])
+    before = heads(lake, all_tables([first]))
+    for point, has_moved in (("before", False), ("after", True)):
+        prepared = prepare_rebuild(lake, first, "dim_person")
+        with monkeypatch.context() as patch, pytest.raises(FailpointHit):
+            patch.setenv("LAKEHOUSE_FAILPOINTS", f"rebuild.{point}_swap=raise")
+            publish_rebuild(lake, prepared)
+        assert (heads(lake, [prepared.table]) != {prepared.table: before[prepared.table]}) is has_moved
     prepared = prepare_rebuild(lake, first, "dim_person")
     difference = prepared.difference
     assert (difference.added, difference.removed, difference.changed, difference.same) == (0, 0, 0, 2)
@@ -308,3 +323,83 @@ def test_a_table_that_moved_is_not_overwritten(new_lake: NewLake, tmp_path: Path
         publish_rebuild(lake, prepared)
     drop_rebuild(lake, prepared)
     assert fingerprints(lake, [first]) == content
+
+
+@dataclass(frozen=True)
+class Commands:
+    lake: Lake
+    file: Path
+
+    def write(self, *edits: Edit) -> Contract:
+        contract = edited(*edits)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(contract.dump()), "utf-8")
+        return contract
+
+    def do(self, *arguments: str, code: int = 0, answer: str = "") -> str:
+        from lakehouse.cli.main import app
+
+        result = CliRunner().invoke(app, arguments, input=answer)
+        assert result.exit_code == code, result.output + repr(result.exception)
+        return result.stdout
+
+
+@pytest.fixture
+def commands(new_lake: NewLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """The commands, on a lake whose contracts are in a folder."""
+    lake = new_lake()
+    mine = lake.settings.model_copy(update={"contracts": tmp_path / "contracts"})
+
+    @contextmanager
+    def session(*_: Any, **__: Any) -> Iterator[Any]:
+        yield lake.spark
+
+    monkeypatch.setattr("lakehouse.cli.plan.settings", lambda: mine)
+    monkeypatch.setattr("lakehouse.core.settings.settings", lambda: mine)
+    monkeypatch.setattr("lakehouse.engine.session.session", session)
+    return Commands(lake, tmp_path / "contracts" / "shop" / "people.yaml")
+
+
+def type_1(raw: dict[str, Any]) -> None:
+    """The town of a person, which is classified, without its versions."""
+    dim(raw)["columns"]["city"]["history"] = 1
+
+
+def test_plan_rebuild_and_history_as_a_person_sees_them(commands: Commands, tmp_path: Path) -> None:
+    lake, first = commands.lake, commands.write()
+    assert "creates it" in commands.do("plan")
+    land(lake, first, tmp_path, "2024-01-01", "2024-01-02")
+    run(lake, [first])
+    assert "as its contract says" in commands.do("plan")
+    commands.write(widen)
+    told = json.loads(commands.do("plan", "--json"))
+    assert told["verdict"] == "free" and {one["table"] for one in told["tables"]} == {
+        "silver.dim_person",
+        "silver.fact_visit",
+    }
+    commands.write(retype)
+    assert "int → string" in commands.do("plan", code=3)
+    changed = commands.write(type_1)
+    assert "history of the column city: 2 → 1" in commands.do("plan", code=10)
+
+    before, table = heads(lake, all_tables([first])), "silver.dim_person"
+    shown = commands.do("rebuild", table, "--dry-run")
+    assert "0 rows added, 1 removed, 1 changed" in shown and "nothing was published" in shown
+    assert "***" in shown and "York" not in shown and "Hull" not in shown
+    commands.do("rebuild", table, code=1, answer="n\n")
+    assert [h for t, h in heads(lake, all_tables([first])).items() if before[t] not in (h, None)] == []
+    told = json.loads(commands.do("rebuild", table, "--yes", "--json"))
+    assert told["published"] == heads(lake, [first.silver_table("dim_person")])[first.silver_table("dim_person")]
+    assert (told["difference"]["removed"], told["difference"]["changed"]) == (1, 1)
+    assert "as its contract says" in commands.do("plan")
+    steps = json.loads(commands.do("contract", "history", table, "--json"))
+    assert [change["what"] for change in steps[1]["changes"]] == ["history of the column"]
+    assert steps[1]["snapshot_after"] == told["published"]
+    assert "history of the column city: 2 → 1" in commands.do("contract", "history", table)
+    assert "Take the contract back" in commands.do("rebuild", table, "--undo", "--yes")
+    assert heads(lake, [first.silver_table("dim_person")]) == {
+        first.silver_table("dim_person"): before[first.silver_table("dim_person")]
+    }
+    commands.do("plan", code=10)
+    with pytest.raises(ContractError):
+        run(lake, [changed])
