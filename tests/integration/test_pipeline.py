@@ -147,6 +147,7 @@ def test_a_changed_contract_is_refused_until_the_table_is_made_anew(grown: Lake,
     with pytest.raises(ContractError) as raised:
         run(grown, [Contract.model_validate(changed)])
     assert "lakehouse rebuild silver.dim_catalogue_product" in raised.value.todo
+    assert "history of the column category: 2 → 1" in raised.value.what  # the contract before was read back
     assert fingerprints(grown, [CATALOGUE]) == before
 
 
