@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ class TableReport:
     rejected: int = 0
     without_key: int = 0
     warned: dict[str, int] = field(default_factory=dict)
-    held: tuple[int, ...] = ()
+    held: Mapping[int, str] = field(default_factory=dict)
     rows_added: int = 0
     rows_removed: int = 0
     opened: int = 0

@@ -24,10 +24,12 @@ from lakehouse.engine.facts import fact_rows
 from lakehouse.engine.history import effective_text, snapshot_time
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
+from lakehouse.engine.snapshots import held_snapshots
 from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, key_columns, literal, quarantine_spec, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
-from lakehouse.ledger.pending import Pending, Position, pending
+from lakehouse.ledger.outstanding import judges_anew
+from lakehouse.ledger.pending import Pending, Position, pending, read_ledger
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import Consumed, Head, Stamp, load_table, read_head, summary_of
 
@@ -78,12 +80,14 @@ class Silver:
     def fingerprint(self) -> str:
         return fingerprint(semantics(self.contract, self.name))
 
-    def pending(self, head: Head) -> Pending:
-        """What this table has still to consume of what bronze has."""
+    def pending(self, head: Head, *, whole: bool = False) -> Pending:
+        """What this table has still to consume of what bronze has; with the logs even if nothing, when ``whole``."""
         done = head.consumed(self.contract.name)
         store = ObjectStore.open(self.lake.settings)
-        position = Position(done.through, done.decisions)
-        return pending(store, self.contract.name, position, limit=max(0, self.bronze_through - done.through))
+        position, limit = Position(done.through, done.decisions), max(0, self.bronze_through - done.through)
+        if whole:
+            return read_ledger(store, self.contract.name).pending(position, limit, str(self.target), head.held)
+        return pending(store, self.contract.name, position, limit, str(self.target), head.held)
 
     def typed(self, batches: frozenset[int], condition: str = "true") -> DataFrame:
         """The typed rows of some batches, each with its status. ``condition`` is SQL over bronze."""
@@ -125,6 +129,7 @@ class Intake:
     added: frozenset[int]
     removed: frozenset[int]
     holes: frozenset[int]
+    held: Mapping[int, str]
     report: TableReport
     counts: Mapping[str, int]
     max_effective: str
@@ -149,17 +154,20 @@ class Intake:
 
 def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
     """Decide what a table has to take, and count its rows by status: one job over the new rows. None when nothing."""
+    if not rebuild and head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
+        raise _semantics_changed(silver, head.stamp.fingerprint)
+    anew = rebuild or judges_anew(head, silver.table)
+    found = silver.pending(head, whole=anew)
+    if found.is_empty and not anew:
+        return None
+    applied = found.before.live - set(head.consumed(silver.contract.name).holes)
     if rebuild:
         head = replace(head, stamp=None)
-    elif head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
-        raise _semantics_changed(silver, head.stamp.fingerprint)
-    found = silver.pending(head)
-    if found.is_empty:
-        return None
-    done = found.before.live - set(head.consumed(silver.contract.name).holes)
-    counted = _count(silver, found.after.live - done)
-    unreadable = counted.unreadable if silver.contract.source.kind == "snapshot" else frozenset()
-    live = found.after.live - unreadable
+    done = applied if not rebuild else frozenset()
+    counted, held = _examine(silver, found, done, applied)
+    sets = found.sets(frozenset(held))
+    held = {batch: held[batch] for batch in sorted(held) if batch in sets.held}
+    live = sets.live
     since = head.consumed(silver.contract.name).max_effective
     return Intake(
         contract=silver.contract,
@@ -167,8 +175,9 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
         live=live,
         added=live - done,
         removed=done - live,
-        holes=found.after.holes | unreadable,
-        report=replace(counted.report(live - done), held=tuple(sorted(unreadable))),
+        holes=sets.holes,
+        held=held,
+        report=replace(counted.report(live - done), held=held),
         counts=_total(head, counted, live - done, _count(silver, done - live)),
         max_effective=max(since, counted.max_effective, _latest_snapshot(silver, found, live)),
         rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
@@ -182,6 +191,32 @@ def _latest_snapshot(silver: Silver, found: Pending, live: frozenset[int]) -> st
     if silver.contract.source.kind != "snapshot" or not live:
         return ""
     return effective_text(snapshot_time(silver.contract, max(found.batch(number).unit for number in live)))
+
+
+def _examine(
+    silver: Silver, found: Pending, done: frozenset[int], applied: frozenset[int]
+) -> tuple[_Counted, Mapping[int, str]]:
+    """Count what is new, and find what a rule holds back, with the reasons.
+
+    Where a batch is held, the one that it would have superseded counts, and is examined too. ``applied`` are the
+    batches that the table had, ``done`` those that it keeps without being made anew.
+    """
+    candidates = found.after.live - done
+    counted = _count(silver, candidates)
+    if silver.contract.source.kind != "snapshot":
+        return counted, {}
+    units = {batch.number: batch.unit for batch in found.log}
+    kept = applied - found.after.held - found.after.discarded
+    while True:
+        held = dict(counted.unreadable(candidates - found.released))
+        if silver.table.kind == "dimension":
+            sound = candidates - held.keys()
+            held |= held_snapshots(silver, sound, kept - held.keys(), units, found.released)
+        more = found.sets(frozenset(held)).live - candidates - done
+        if not more:
+            return counted, held
+        candidates |= more
+        counted = counted.plus(_count(silver, more))
 
 
 def _total(head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
@@ -211,11 +246,26 @@ class _Counted:
     max_effective: str = ""
     keyless: Mapping[int, int] = field(default_factory=dict)
 
-    @property
-    def unreadable(self) -> frozenset[int]:
-        """Batches with a record or key that cannot be read."""
-        rejected = {batch for batch, found in self.statuses.items() if found.get("rejected")}
-        return frozenset(rejected | {batch for batch, rows in self.keyless.items() if rows})
+    def unreadable(self, batches: frozenset[int]) -> Mapping[int, str]:
+        """Those of the batches in which a record or key cannot be read, each with the reason to hold it."""
+        found = {}
+        for batch in batches:
+            rejected, without = self.statuses.get(batch, {}).get("rejected", 0), self.keyless.get(batch, 0)
+            if rejected or without:
+                found[batch] = (
+                    f"{rejected:,} records cannot be read and {without:,} have no key: nobody can tell what is absent"
+                )
+        return found
+
+    def plus(self, other: _Counted) -> _Counted:
+        """Both together; they have no batch in common."""
+        return _Counted(
+            self.target,
+            {**self.statuses, **other.statuses},
+            Counter(self.warned) + Counter(other.warned),
+            max(self.max_effective, other.max_effective),
+            {**self.keyless, **other.keyless},
+        )
 
     def of(self, batches: frozenset[int]) -> Counter[str]:
         """Rows by status over some of the batches."""
@@ -370,7 +420,9 @@ class _SilverWork:
         end = self.intake.pending.end
         consumed = Consumed(end.through, end.decisions, tuple(sorted(self.intake.holes)), self.intake.max_effective)
         inputs = {self.silver.contract.name: consumed}
-        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, counts=self.intake.counts)
+        held = self.intake.held
+        share = self.silver.table.max_close_share if held else None
+        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, {}, self.intake.counts, held, share)
         return {self.silver.target: stamp}
 
     def write(self, targets: Mapping[TableName, Target]) -> None:

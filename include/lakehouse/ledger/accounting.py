@@ -73,7 +73,8 @@ def _account(
     catalog: Catalog, contract: Contract, name: str, table: Table, stamp: Stamp, rows: Counter[int], ledger: Ledger
 ) -> Account:
     consumed = stamp.inputs[contract.name]
-    sets = ledger.live(Position(consumed.through, consumed.decisions))
+    position = Position(consumed.through, consumed.decisions)
+    sets = ledger.live(position, str(contract.silver_table(name)), frozenset(stamp.held))
     held_here = frozenset(consumed.holes) - sets.discarded - sets.superseded
     live = sets.live - held_here
     published, applied = _published(contract, name, table)

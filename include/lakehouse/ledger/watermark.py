@@ -41,6 +41,8 @@ class Stamp:
 
     ``inputs`` are sources; ``upstream`` are tables, each with the attempt that was the last to publish it.
     ``counts`` says what became of the rows of all batches that are live in the table, by status.
+    ``held`` are the batches that a rule holds back from this table, each with the reason in words, and ``close_share``
+    the contract's share that they were judged by (None where nothing is held).
     """
 
     attempt: str
@@ -48,6 +50,8 @@ class Stamp:
     inputs: Mapping[str, Consumed] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[int, str] = field(default_factory=dict)
+    close_share: float | None = None
 
     def to_json(self) -> str:
         """The stamp as it stands in a snapshot's summary."""
@@ -63,7 +67,16 @@ class Stamp:
                 todo="use the version of the lakehouse that wrote it, or upgrade",
             )
         inputs = {name: Consumed(**{**c, "holes": tuple(c["holes"])}) for name, c in value["inputs"].items()}
-        return cls(value["attempt"], value["fingerprint"], inputs, value["upstream"], value["counts"])
+        held = {int(batch): reason for batch, reason in value.get("held", {}).items()}
+        return cls(
+            value["attempt"],
+            value["fingerprint"],
+            inputs,
+            value["upstream"],
+            value["counts"],
+            held,
+            value.get("close_share"),
+        )
 
     @property
     def is_first(self) -> bool:
@@ -81,6 +94,11 @@ class Head:
     def consumed(self, source: str) -> Consumed:
         """How far this source was consumed; nothing if never."""
         return self.stamp.inputs.get(source, Consumed()) if self.stamp else Consumed()
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The batches that a rule held back when this was published."""
+        return frozenset(self.stamp.held) if self.stamp else frozenset()
 
 
 NO_HEAD = Head(None, None)
