@@ -71,6 +71,7 @@ def project(lake: Lake, spark: SparkSession, tmp_path: Path, monkeypatch: pytest
         yield session_of(spark, current, read_only=read_only)
 
     monkeypatch.setattr("lakehouse.engine.run.session", session)
+    monkeypatch.setattr("lakehouse.engine.session.session", session)
     settings.cache_clear()
     yield tmp_path
     settings.cache_clear()
@@ -202,6 +203,22 @@ def test_a_person_holds_releases_and_discards(lake: Lake, project: Path, call: C
     refused = call("release", "test.listed#3", "--reason", "no")
     assert "a discard is final" in str(refused.exception)
     assert take(call).exit_code == 0 and len(listed(lake, DAYS[1])) == 4
+
+
+def test_a_trim_is_shown_and_asked_for_and_its_batches_are_past_deciding(lake: Lake, project: Path, call: Call) -> None:
+    for day in range(3):
+        send(call, project, DAYS[day], range(day, 4))
+    assert take(call).exit_code == 0
+    bronze = Contract.model_validate(definition()).bronze_table
+    trim = ("trim", "test.listed", "--before", DAYS[2])
+    shown = call(*trim, "--dry-run")
+    assert "1 batches with 4 rows lie before 2024-03-03" in shown.stdout and "test.listed#2 stays" in shown.stdout
+    assert call(*trim, answer="n\n").exit_code == 1 and lake.table(bronze).count() == 9
+    assert "lost 4 rows" in call(*trim, "--yes").stdout
+    assert lake.table(bronze).count() == 5 and len(listed(lake, DAYS[0])) == 4
+    assert "was trimmed from bronze" in str(call("discard", "test.listed#1", "--reason", "x", "--yes").exception)
+    assert "is not a date" in str(call("trim", "test.listed", "--before", "soon").exception)
+    assert take(call).exit_code == 0
 
 
 @pytest.mark.parametrize(

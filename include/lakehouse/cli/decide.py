@@ -84,6 +84,7 @@ def discard(
 class _Place:
     """One batch of one source, with both logs."""
 
+    contract: Contract
     store: ObjectStore
     ledger: Ledger
     number: int
@@ -99,6 +100,7 @@ def _decide(action: Action, batch: str, reason: str, *, is_dry_run: bool = False
 
     place = _find(settings(), batch)
     draft = _draft(place, action, reason)
+    _refuse_trimmed(place)
     if already := _already(place, action):
         typer.echo(already)
         return
@@ -130,7 +132,22 @@ def _find(current: Settings, batch: str) -> _Place:
         last = ledger.end.through
         has = f"its batches are 1 to {last}" if last else "nothing has landed from it"
         raise SettingsError(f"{contract.name} has no batch {number}: {has}", todo="see `lakehouse held`")
-    return _Place(store, ledger, number)
+    return _Place(contract, store, ledger, number)
+
+
+def _refuse_trimmed(place: _Place) -> None:
+    """Raise :class:`SettingsError` where the batch is no longer in bronze: no decision can change what it said."""
+    from lakehouse.ledger.watermark import open_catalog, read_head
+
+    catalog = open_catalog(settings())
+    for name in place.contract.tables:
+        baseline = read_head(catalog, place.contract.silver_table(name)).baseline
+        if baseline and place.number in baseline.trimmed:
+            raise SettingsError(
+                f"{place.name} was trimmed from bronze: what it said is part of the baseline of {baseline.effective}",
+                untouched="everything",
+                todo="land a correction with an effective time after the baseline",
+            )
 
 
 def _contract(found: Sequence[Contract]) -> Contract:

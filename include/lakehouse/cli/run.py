@@ -215,4 +215,10 @@ def _remarks(report: TableReport) -> list[str]:
     if report.late_keys:
         rows = f"{report.late_rows:,} rows of bronze"
         lines.append(f"  {report.table}: {report.late_keys:,} late keys were folded again from {rows}")
+    if report.beyond_horizon:
+        lines.append(
+            f"  {report.table}: {report.beyond_horizon:,} rows took effect before {report.horizon}, the horizon of its "
+            "baseline, and are in quarantine (effective_time_beyond_horizon): bronze no longer has what was observed "
+            "then. To have them count, their source must send them with an effective time after the horizon"
+        )
     return lines

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class TableReport:
     """One table in one run. Rows of the source are counted by what became of them; the sum is ``received``.
 
-    ``ties`` counts moments of a key for which different observations were ranked.
+    ``ties`` counts moments of a key for which different observations were ranked; ``beyond_horizon`` the quarantined
+    rows that came too late, before the ``horizon`` of the table's baseline.
     """
 
     table: TableName
@@ -39,6 +40,8 @@ class TableReport:
     bytes: int = 0
     seconds: float = 0.0
     note: str = ""
+    beyond_horizon: int = 0
+    horizon: str = ""
 
     def written(self, by: Written) -> None:
         """Take over what a pass did to a dimension."""

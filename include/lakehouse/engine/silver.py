@@ -19,6 +19,7 @@ from lakehouse.core.errors import ContractError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
+from lakehouse.engine.baseline import BEYOND, refuse_beyond
 from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
 from lakehouse.engine.history import effective_text, snapshot_time
@@ -31,7 +32,7 @@ from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, ty
 from lakehouse.ledger.outstanding import judges_anew
 from lakehouse.ledger.pending import Pending, Position, pending, read_ledger
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import Consumed, Head, Stamp, load_table, read_head, summary_of
+from lakehouse.ledger.watermark import Baseline, Consumed, Head, Stamp, load_table, read_head, summary_of
 
 # Below this size all of bronze is read as quickly as a part of it is looked for.
 _WORTH_A_LOOK = 64 * 1024 * 1024
@@ -67,6 +68,16 @@ class Silver:
     contract: Contract
     name: str
     bronze_through: int
+    baseline: Baseline | None = None
+
+    def at(self, head: Head) -> Silver:
+        """The same, as of a head: with the baseline that its stamp names."""
+        return replace(self, baseline=head.baseline)
+
+    @property
+    def frozen(self) -> Mapping[int, str]:
+        """The batches that were trimmed from bronze, each with the set that it stays in."""
+        return self.baseline.frozen if self.baseline else {}
 
     @property
     def table(self) -> Table:
@@ -86,13 +97,15 @@ class Silver:
         store = ObjectStore.open(self.lake.settings)
         position, limit = Position(done.through, done.decisions), max(0, self.bronze_through - done.through)
         if whole:
-            return read_ledger(store, self.contract.name).pending(position, limit, str(self.target), head.held)
-        return pending(store, self.contract.name, position, limit, str(self.target), head.held)
+            ledger = read_ledger(store, self.contract.name)
+            return ledger.pending(position, limit, str(self.target), head.held, self.frozen)
+        return pending(store, self.contract.name, position, limit, str(self.target), head.held, self.frozen)
 
     def typed(self, batches: frozenset[int], condition: str = "true") -> DataFrame:
         """The typed rows of some batches, each with its status. ``condition`` is SQL over bronze."""
         bronze = self.lake.table(self.contract.bronze_table).where(in_batches(batches)).where(condition)
-        return typed_rows(bronze, self.contract, self.name)
+        rows = typed_rows(bronze, self.contract, self.name)
+        return rows if self.baseline is None else refuse_beyond(rows, self.baseline)
 
     def typed_of(self, batches: frozenset[int], keys: DataFrame) -> DataFrame:
         """The typed rows of some batches that may have one of these durable keys.
@@ -163,7 +176,7 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
     applied = found.before.live - set(head.consumed(silver.contract.name).holes)
     if rebuild:
         head = replace(head, stamp=None)
-    done = applied if not rebuild else frozenset()
+    done = applied if not rebuild else applied & silver.frozen.keys()
     counted, held = _examine(silver, found, done, applied)
     sets = found.sets(frozenset(held))
     held = {batch: held[batch] for batch in sorted(held) if batch in sets.held}
@@ -178,7 +191,7 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
         holes=sets.holes,
         held=held,
         report=replace(counted.report(live - done), held=held),
-        counts=_total(head, counted, live - done, _count(silver, done - live)),
+        counts=_total(silver, head, counted, live - done, _count(silver, done - live)),
         max_effective=max(since, counted.max_effective, _latest_snapshot(silver, found, live)),
         rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
         since=since,
@@ -207,10 +220,11 @@ def _examine(
         return counted, {}
     units = {batch.number: batch.unit for batch in found.log}
     kept = applied - found.after.held - found.after.discarded
+    refused = frozenset(batch for batch in units if _is_beyond(silver, units[batch])) - applied
     while True:
         held = dict(counted.unreadable(candidates - found.released))
         if silver.table.kind == "dimension":
-            sound = candidates - held.keys()
+            sound = candidates - held.keys() - refused
             held |= held_snapshots(silver, sound, kept - held.keys(), units, found.released)
         more = found.sets(frozenset(held)).live - candidates - done
         if not more:
@@ -219,9 +233,18 @@ def _examine(
         counted = counted.plus(_count(silver, more))
 
 
-def _total(head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
-    """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes."""
-    total = Counter(dict(head.stamp.counts) if head.stamp else {})
+def _is_beyond(silver: Silver, unit: date) -> bool:
+    """Whether a snapshot lies before the horizon: all its rows are refused then, and its absences say nothing."""
+    return silver.baseline is not None and snapshot_time(silver.contract, unit) < silver.baseline.at
+
+
+def _total(silver: Silver, head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
+    """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes.
+
+    A table that is made anew keeps what is counted of the batches that were trimmed.
+    """
+    trimmed = silver.baseline.counts if silver.baseline else {}
+    total = Counter(dict(head.stamp.counts if head.stamp else trimmed))
     total.update(counted.of(added))
     total.subtract(removed.of(frozenset(removed.statuses)))
     return {status: rows for status, rows in sorted(total.items()) if rows}
@@ -245,6 +268,7 @@ class _Counted:
     warned: Mapping[str, int] = field(default_factory=dict)
     max_effective: str = ""
     keyless: Mapping[int, int] = field(default_factory=dict)
+    beyond: int = 0
 
     def unreadable(self, batches: frozenset[int]) -> Mapping[int, str]:
         """Those of the batches in which a record or key cannot be read, each with the reason to hold it."""
@@ -265,6 +289,7 @@ class _Counted:
             Counter(self.warned) + Counter(other.warned),
             max(self.max_effective, other.max_effective),
             {**self.keyless, **other.keyless},
+            self.beyond + other.beyond,
         )
 
     def of(self, batches: frozenset[int]) -> Counter[str]:
@@ -286,6 +311,7 @@ class _Counted:
             rejected=counts["rejected"],
             without_key=counts["without_key"],
             warned={name: rows for name, rows in self.warned.items() if rows},
+            beyond_horizon=self.beyond,
         )
 
 
@@ -299,8 +325,9 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
     # A row that is quarantined may lack its key as well; the hash that is the durable key is not made for this.
     missing = " OR ".join(f"{quote(name)} IS NULL" for name in silver.table.key)
     keyless = F.count_if(F.expr(f"{names.REJECTED} IS NULL AND ({missing})")).alias("keyless")
+    beyond = F.count_if(F.array_contains(FAILED, BEYOND) if silver.baseline else F.lit(False)).alias("beyond")
     grouped = silver.typed(batches).groupBy(names.BATCH, STATUS)
-    rows = grouped.agg(F.count(F.lit(1)).alias("n"), keyless, latest.alias("latest"), *warned).collect()
+    rows = grouped.agg(F.count(F.lit(1)).alias("n"), keyless, beyond, latest.alias("latest"), *warned).collect()
     statuses: dict[int, dict[str, int]] = {}
     without_key: Counter[int] = Counter()
     for row in rows:
@@ -308,7 +335,7 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
         without_key[row[names.BATCH]] += row["keyless"]
     total = {name: sum(row[f"w{i}"] for row in rows) for i, name in enumerate(warnings)}
     effective = max((row["latest"] for row in rows if row[STATUS] == "good" and row["latest"]), default="")
-    return _Counted(silver.target, statuses, total, effective, without_key)
+    return _Counted(silver.target, statuses, total, effective, without_key, sum(row["beyond"] for row in rows))
 
 
 @readable()
@@ -316,6 +343,7 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     """Take everything pending into one silver table. None when nothing was."""
     started = time.perf_counter()
     head = read_head(silver.lake.catalog, silver.target)
+    silver = silver.at(head)
     intake = take(silver, head, rebuild=rebuild)
     if intake is None:
         return None
@@ -328,6 +356,7 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     _add_published(report, published)
     if job.last and job.last.is_new and silver.table.kind == "dimension":
         report.opened = report.rows_added
+    report.horizon = silver.baseline.effective if silver.baseline else ""
     report.seconds = time.perf_counter() - started
     return report
 
@@ -367,7 +396,8 @@ class _QuarantineWork:
     def write(self, targets: Mapping[TableName, Target]) -> None:
         target = targets[self.spec.name]
         batches = self.intake.added | self.intake.removed
-        target.delete("true" if self.intake.rebuild else in_batches(batches))
+        frozen = frozenset(self.silver.frozen)
+        target.delete(f"NOT {in_batches(frozen)}" if self.intake.rebuild else in_batches(batches))
         refused = self.silver.typed(self.intake.added).where(f"{STATUS} = 'quarantined'")
         columns = {name: f"{SOURCE}.{quote(name)}" for name in self.silver.contract.source.columns}
         columns |= {names.RULES: FAILED, names.FINGERPRINT: f"'{self.silver.fingerprint}'"}
@@ -392,11 +422,12 @@ class _SilverJob:
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _SilverWork | None:
         head = heads[self.silver.target]
         source = self.silver.contract.name
-        moved = head.consumed(source) != self.head.consumed(source)
-        intake = take(self.silver, head, rebuild=self.intake.rebuild) if moved else self.intake
+        silver = self.silver.at(head)
+        moved = head.consumed(source) != self.head.consumed(source) or silver.baseline != self.silver.baseline
+        intake = take(silver, head, rebuild=self.intake.rebuild) if moved else self.intake
         if intake is None:
             return None
-        self.last = _SilverWork(self.silver, intake, attempt, first=head.stamp is None or head.stamp.is_first)
+        self.last = _SilverWork(silver, intake, attempt, first=head.stamp is None or head.stamp.is_first)
         return self.last
 
 
@@ -422,7 +453,8 @@ class _SilverWork:
         inputs = {self.silver.contract.name: consumed}
         held = self.intake.held
         share = self.silver.table.max_close_share if held else None
-        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, {}, self.intake.counts, held, share)
+        baseline = self.silver.baseline
+        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, {}, self.intake.counts, held, share, baseline)
         return {self.silver.target: stamp}
 
     def write(self, targets: Mapping[TableName, Target]) -> None:

@@ -95,7 +95,8 @@ def _by_rule(contract: Contract, name: str, table: Table, ledger: Ledger) -> Ite
     if not stamps:
         return
     newest = stamps[0][1]
-    sets = ledger.live(ledger.end, name, frozenset(newest.held))
+    frozen = newest.baseline.frozen if newest.baseline else {}
+    sets = ledger.live(ledger.end, name, frozenset(newest.held), frozen)
     states = states_of(ledger.decisions, ledger.end.decisions, name)
     for number, reason in sorted(newest.held.items()):
         if number in sets.discarded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from types import MappingProxyType
 from typing import Literal
 
 from lakehouse.ledger.decisions import Action, Decision
@@ -41,6 +42,7 @@ def live(
     decisions_through: int,
     table: str | None = None,
     held: frozenset[int] = frozenset(),
+    frozen: Mapping[int, str] = MappingProxyType({}),
 ) -> LiveSet:
     """Sort the batches with number ≤ ``through`` by the decisions with number ≤ ``decisions_through``.
 
@@ -48,7 +50,8 @@ def live(
     are superseded, held ones included. A held or discarded one supersedes nothing. Increments supersede nothing.
 
     ``table`` (as in ``silver.dim_customer``) is who asks: decisions about the source count for every table, those
-    about one table for that table only. ``held`` are batches that the table itself holds, by a rule.
+    about one table for that table only. ``held`` are batches that the table itself holds, by a rule. ``frozen`` are
+    those that were trimmed from bronze, each with the set that it was in: it stays there, and supersedes nothing.
     """
     states: dict[int, State] = dict.fromkeys(held, "held")
     for number, state in states_of(decisions, decisions_through, table).items():
@@ -56,7 +59,9 @@ def live(
     sets: dict[str, set[int]] = {"live": set(), "superseded": set(), "held": set(), "discarded": set()}
     covered: set[date] = set()  # units whose live batch was met, coming from the newest
     for batch in sorted(batches, key=lambda batch: batch.number, reverse=True):
-        if batch.number <= through:
+        if batch.number in frozen:
+            sets[frozen[batch.number]].add(batch.number)
+        elif batch.number <= through:
             sets[_place(batch, states.get(batch.number, "released"), covered)].add(batch.number)
     return LiveSet(**{name: frozenset(numbers) for name, numbers in sets.items()})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from lakehouse.core.errors import IntegrityError
 from lakehouse.ledger.decisions import Decision, decision_log
@@ -35,6 +37,7 @@ class Pending:
     after: LiveSet = LiveSet()
     remaining: int = 0
     table: str | None = None
+    frozen: Mapping[int, str] = field(default_factory=dict, repr=False)
     decided: tuple[Decision, ...] = field(default=(), repr=False)
 
     @property
@@ -69,7 +72,7 @@ class Pending:
 
     def sets(self, held: frozenset[int]) -> LiveSet:
         """What counts at the end where a rule holds these batches."""
-        return live(self.log, self.decided, self.end.through, self.end.decisions, self.table, held)
+        return live(self.log, self.decided, self.end.through, self.end.decisions, self.table, held, self.frozen)
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,15 @@ class Ledger:
         """The last batch and the last decision."""
         return Position(len(self.batches), len(self.decisions))
 
-    def live(self, position: Position, table: str | None = None, held: frozenset[int] = frozenset()) -> LiveSet:
-        """What counted at a position, for a table that held some batches by itself."""
-        return live(self.batches, self.decisions, position.through, position.decisions, table, held)
+    def live(
+        self,
+        position: Position,
+        table: str | None = None,
+        held: frozenset[int] = frozenset(),
+        frozen: Mapping[int, str] = MappingProxyType({}),
+    ) -> LiveSet:
+        """What counted at a position, for a table that held some batches by itself, and lost some to a trim."""
+        return live(self.batches, self.decisions, position.through, position.decisions, table, held, frozen)
 
     def pending(
         self,
@@ -95,6 +104,7 @@ class Ledger:
         limit: int | None = None,
         table: str | None = None,
         held: frozenset[int] = frozenset(),
+        frozen: Mapping[int, str] = MappingProxyType({}),
     ) -> Pending:
         """What is new after a position: at most ``limit`` batches, and all decisions. Raises IntegrityError.
 
@@ -113,10 +123,11 @@ class Ledger:
             end,
             self.batches[:last],
             self.decisions[position.decisions :],
-            self.live(position, table, held),
-            self.live(end, table),
+            self.live(position, table, held, frozen),
+            self.live(end, table, frozen=frozen),
             remaining=self.end.through - last,
             table=table,
+            frozen=frozen,
             decided=self.decisions,
         )
 
@@ -133,6 +144,7 @@ def pending(
     limit: int | None = None,
     table: str | None = None,
     held: frozenset[int] = frozenset(),
+    frozen: Mapping[int, str] = MappingProxyType({}),
 ) -> Pending:
     """What is new after a position, as :meth:`Ledger.pending` says. One listing for each log when nothing is.
 
@@ -143,4 +155,5 @@ def pending(
     if newest == position:
         return Pending(source, position, position)
     log = tuple(batches.read_range(0, newest.through))
-    return Ledger(source, log, tuple(decided.read_range(0, newest.decisions))).pending(position, limit, table, held)
+    ledger = Ledger(source, log, tuple(decided.read_range(0, newest.decisions)))
+    return ledger.pending(position, limit, table, held, frozen)
