@@ -16,7 +16,9 @@ def run(lake: Lake, contracts: Sequence[Contract], limit: int | None) -> RunResu
     return run_waiting(lake, contracts, [*[contract.name for contract in contracts], "gold"], limit, lambda _: None)
 
 
-PROGRAM = Program("run", "Take everything pending into bronze, silver and the marts.", run, is_bounded=True)
+PROGRAM = Program(
+    "run", "Take everything pending into bronze, silver and the marts.", run, is_bounded=True, is_judging=True
+)
 
 if __name__ == "__main__":
     sys.exit(PROGRAM.run())

@@ -28,7 +28,7 @@ def _tables(lake: Lake, contract: Contract) -> Iterator[TableReport | None]:
         yield run_silver(Silver(lake, contract, name, through))
 
 
-PROGRAM = Program("silver", "Take what bronze has into silver and quarantine.", silver)
+PROGRAM = Program("silver", "Take what bronze has into silver and quarantine.", silver, is_judging=True)
 
 if __name__ == "__main__":
     sys.exit(PROGRAM.run())

@@ -47,7 +47,7 @@ def test_one_verb_after_another(lake: Lake, tmp_path: Path, capsys: pytest.Captu
     assert (code, marts["errors"]) == (0, [])
     assert {t["table"] for t in marts["tables"]} >= {"gold.sales_star", "gold.daily_sales"}
 
-    assert said(run.PROGRAM, lake, capsys) == (0, {"tables": [], "errors": []})
+    assert said(run.PROGRAM, lake, capsys) == (0, {"tables": [], "errors": [], "held": []})
 
 
 def test_an_unknown_source_is_refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,8 @@ def contract(kind: str) -> Contract:
     common = {"kind": "dimension", "description": "made for a test", "key": ["id"], "rules": rules, "per_life": True}
     dimension = {**common, "columns": {"id": column(nullable=False), **attributes}}
     if kind == "snapshot":
-        tables = {"dim_listed": {**dimension, "effective_time": "_unit"}}
+        # A hold depends on what came before, so none may come in between here.
+        tables = {"dim_listed": {**dimension, "effective_time": "_unit", "max_close_share": 1}}
     else:
         ties = [{"column": "sequence"}]
         deletion = {"column": "operation", "values": ["D"]}

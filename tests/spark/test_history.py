@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from tests import reference
 from tests.reference import Observation, Rules, Version
 
@@ -165,7 +165,12 @@ def engine_versions(
     contract = shape.contract()
     table = contract.tables["dim"]
     typed = spark.createDataFrame(arrow([row.typed(table) for row in rows], table))
-    folded = fold(observations(typed, contract, table, units), table).toArrow().to_pylist()
+    return collected(fold(observations(typed, contract, table, units), table), table)
+
+
+def collected(versions: DataFrame, table: Table) -> dict[str, list[Version]]:
+    """The engine's versions as the reference has them, by the text of the key."""
+    folded = versions.toArrow().to_pylist()
     assert {*folded[0]} == {*silver_columns(table), names.KEY, names.VERSION_KEY} if folded else True
     found: dict[str, list[Version]] = defaultdict(list)
     for version in sorted(folded, key=lambda version: version[names.EFFECTIVE_FROM]):

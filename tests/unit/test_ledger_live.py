@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
@@ -109,6 +110,22 @@ def test_a_rollback_holds_until_superseded() -> None:
     decisions = [decision(1, "rollback", 1)]
     assert live([batch(1)], decisions, ALL, ALL) == sets(set(), held={1})
     assert live([batch(1), batch(2)], decisions, ALL, ALL) == sets({2}, {1})
+
+
+def test_a_decision_about_one_table_is_none_for_the_others() -> None:
+    """So that a table that was rolled back alone does not take its batch out of the others."""
+    batches, decisions = [batch(1), batch(2)], [replace(decision(1, "rollback", 2), table="silver.a")]
+    assert live(batches, decisions, ALL, ALL, "silver.a") == sets({1}, held={2})
+    assert live(batches, decisions, ALL, ALL, "silver.b") == live(batches, decisions, ALL, ALL) == sets({2}, {1})
+    released = [*decisions, decision(2, "release", 2)]  # about all tables
+    assert live(batches, released, ALL, ALL, "silver.a") == sets({2}, {1})
+
+
+def test_what_a_table_holds_by_a_rule_supersedes_nothing() -> None:
+    batches = [batch(1), batch(2), batch(3)]
+    assert live(batches, [], ALL, ALL, None, frozenset({3})) == sets({2}, {1}, held={3})
+    assert live(batches, [], ALL, ALL, None, frozenset({2})) == sets({3}, {1, 2})
+    assert live(batches, [decision(1, "discard", 3)], ALL, ALL, None, frozenset({3})) == sets({2}, {1}, discarded={3})
 
 
 def test_increments_supersede_nothing() -> None:

@@ -121,7 +121,7 @@ def test_a_foreign_object_in_the_log_is_refused(store: ObjectStore) -> None:
 
 def test_decisions_are_numbered_and_come_back(store: ObjectStore) -> None:
     append_decision(store, decided("hold", 2))
-    second = append_decision(store, replace(decided("release", 2, 3), table="silver.dim_customer", automatic=True))
+    second = append_decision(store, replace(decided("release", 2, 3), table="silver.dim_customer"))
     assert second.number == 2
     assert read_decisions(store, SOURCE, after=1) == [second]
 

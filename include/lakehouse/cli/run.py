@@ -10,13 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
-from lakehouse.core.errors import SettingsError
+from lakehouse.cli.decide import show_holds
+from lakehouse.core.errors import LakehouseError, SettingsError, SnapshotsHeld
 from lakehouse.core.settings import Settings, settings
 
 if TYPE_CHECKING:
     from lakehouse.contracts.model import Contract
     from lakehouse.engine.report import TableReport
     from lakehouse.engine.run import RunResult
+    from lakehouse.ledger.holds import Hold
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -37,7 +39,7 @@ def run(
     """Take everything pending: landed batches into bronze, silver and the marts, each published once.
 
     Found out without a JVM when nothing is pending. A dataset that cannot go on does not stop the others; its error
-    is printed, and sets the exit code.
+    is printed, and sets the exit code. Exit code 9 when all went on and a rule holds snapshots back.
     """
     started = time.perf_counter()
     current = settings()
@@ -46,16 +48,18 @@ def run(
     contracts = pick(current, sources) if sources else everything
     waiting = _outstanding(current, contracts, everything, with_gold=not no_gold)
     if not waiting:
-        _say_idle(as_json, time.perf_counter() - started)
+        held = _held(current, contracts)
+        _say_idle(as_json, time.perf_counter() - started, held)
+        _exit([], held)
         return
     from lakehouse.engine.run import run_everything
 
     console = Console(stderr=True)
     with console.status("starting Spark") as status:
         result = run_everything(current, contracts, waiting, max_batches, status.update)
-    _show(result, as_json, time.perf_counter() - started)
-    if result.errors:
-        raise typer.Exit(max(error.exit_code for error in result.errors))
+    held = _held(current, contracts)
+    _show(result, as_json, time.perf_counter() - started, held)
+    _exit(result.errors, held)
 
 
 def pick(current: Settings, sources: list[str] | None) -> list[Contract]:
@@ -85,26 +89,46 @@ def _outstanding(
     return names if not names or "gold" in names else [*names, "gold"]
 
 
-def _say_idle(as_json: bool, seconds: float) -> None:
-    if as_json:
-        print(json.dumps({"tables": [], "errors": [], "seconds": round(seconds, 2)}))
-    else:
-        Console().print(f"Nothing is pending: every table has what landed and was decided ({seconds:.1f} s, no JVM).")
+def _held(current: Settings, contracts: list[Contract]) -> list[Hold]:
+    """What rules hold back from the tables, this run's and what it found: it is said until somebody resolves it."""
+    from lakehouse.ledger.holds import held_by_rules
+    from lakehouse.ledger.store import ObjectStore
+    from lakehouse.ledger.watermark import open_catalog
+
+    return held_by_rules(open_catalog(current), ObjectStore.open(current), contracts)
 
 
-def _show(result: RunResult, as_json: bool, seconds: float) -> None:
+def _exit(errors: list[LakehouseError], held: list[Hold]) -> None:
+    """Leave with the code of the errors, or the one that says that something is held."""
+    if errors:
+        raise typer.Exit(max(error.exit_code for error in errors))
+    if held:
+        raise typer.Exit(SnapshotsHeld.exit_code)
+
+
+def _say_idle(as_json: bool, seconds: float, held: list[Hold]) -> None:
     if as_json:
-        print(json.dumps(_plain(result, seconds), default=str))
+        plain = {"tables": [], "errors": [], "held": [hold.to_json() for hold in held], "seconds": round(seconds, 2)}
+        print(json.dumps(plain))
+        return
+    show_holds(Console(), held)
+    Console().print(f"Nothing is pending: every table has what landed and was decided ({seconds:.1f} s, no JVM).")
+
+
+def _show(result: RunResult, as_json: bool, seconds: float, held: list[Hold]) -> None:
+    if as_json:
+        print(json.dumps(_plain(result, seconds, held), default=str))
         return
     console = Console(width=max(Console().width, 120))
-    show_reports(console, result.reports)
+    show_reports(console, result.reports, with_holds=False)
+    show_holds(console, held)
     for error in result.errors:
         Console(stderr=True).print(str(error), markup=False)
     console.print(f"{len(result.reports)} publications in {seconds:.1f} s")
 
 
-def show_reports(console: Console, reports: list[TableReport]) -> None:
-    """A row for each table, then what a person should know."""
+def show_reports(console: Console, reports: list[TableReport], *, with_holds: bool = True) -> None:
+    """A row for each table, then what a person should know; without holds where the caller says more about them."""
     if not reports:
         console.print("Nothing was published.")
         return
@@ -112,11 +136,15 @@ def show_reports(console: Console, reports: list[TableReport]) -> None:
     for report in reports:
         for line in _remarks(report):
             console.print(line)
+        for batch, reason in report.held.items() if with_holds else ():
+            console.print(f"  {report.table}: batch {batch} is held: {reason}", markup=False)
 
 
-def _plain(result: RunResult, seconds: float) -> dict[str, Any]:
+def _plain(result: RunResult, seconds: float, held: list[Hold]) -> dict[str, Any]:
     errors = [{"error": type(e).__name__, "message": str(e)} for e in result.errors]
-    return {"tables": [r.to_json() for r in result.reports], "errors": errors, "seconds": round(seconds, 2)}
+    tables = [report.to_json() for report in result.reports]
+    holds = [hold.to_json() for hold in held]
+    return {"tables": tables, "errors": errors, "held": holds, "seconds": round(seconds, 2)}
 
 
 _COUNTS = {
@@ -158,6 +186,10 @@ def _remarks(report: TableReport) -> list[str]:
     if report.late_keys:
         rows = f"{report.late_rows:,} rows of bronze"
         lines.append(f"  {report.table}: {report.late_keys:,} late keys were folded again from {rows}")
-    if report.held:
-        lines.append(f"  {report.table}: batches {list(report.held)} are held: a record or key cannot be read in them")
+    if report.beyond_horizon:
+        lines.append(
+            f"  {report.table}: {report.beyond_horizon:,} rows took effect before {report.horizon}, the horizon of its "
+            "baseline, and are in quarantine (effective_time_beyond_horizon): bronze no longer has what was observed "
+            "then. To have them count, their source must send them with an effective time after the horizon"
+        )
     return lines

@@ -73,6 +73,12 @@ class TransientError(LakehouseError):
     is_retryable = True
 
 
+class SnapshotsHeld(LakehouseError):
+    """A rule holds snapshots back; everything else was taken."""
+
+    exit_code = 9
+
+
 class TableBusy(TransientError):
     """Another writer holds the table's lock."""
 

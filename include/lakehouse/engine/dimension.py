@@ -15,7 +15,8 @@ from pyspark.sql import functions as F
 from lakehouse.core import names
 from lakehouse.engine.apply import revise
 from lakehouse.engine.arrivals import Arrivals, arrivals
-from lakehouse.engine.history import DELETED, TIED, moments, observation_columns, observations, seeds, versions_of
+from lakehouse.engine.baseline import observed
+from lakehouse.engine.history import DELETED, TIED, moments, observation_columns, seeds, versions_of
 from lakehouse.engine.publish import Target
 from lakehouse.engine.tables import silver_columns
 from lakehouse.engine.typed import STATUS
@@ -42,7 +43,7 @@ class Written:
 def write_all(target: Target, silver: Silver, intake: Intake) -> Written:
     """Fold everything that is live into a branch that has no rows."""
     rows = silver.typed(intake.live)
-    found = moments(observations(rows, silver.contract, silver.table, intake.live_units), silver.table)
+    found = moments(observed(silver, rows, intake.live_units), silver.table)
     counted = Observation()
     target.append(versions_of(found.observe(counted, F.count_if(TIED).alias("ties")), silver.table))
     return Written(ties=counted.get["ties"])
@@ -56,7 +57,7 @@ def write_changes(target: Target, silver: Silver, intake: Intake) -> Written:
     if arrived.late is not None:
         again = late_observations(silver, intake, arrived.late)
         late_rows = again.count()
-        late = moments(observations(again, silver.contract, silver.table, intake.live_units), silver.table)
+        late = moments(observed(silver, again, intake.live_units, arrived.late), silver.table)
         late = late.localCheckpoint()
         ties += late.where(TIED).count()
         found = found.unionByName(late, allowMissingColumns=True)

@@ -1,6 +1,7 @@
 """What the programs under ``spark_jobs/`` share: arguments in, one session, one line of JSON out.
 
-The same reports as ``lakehouse run --json`` prints, and the same exit codes: that of the gravest error, else 0.
+The same reports as ``lakehouse run --json`` prints, and the same exit codes: that of the gravest error, else the one
+that says that a rule holds snapshots back, else 0.
 """
 
 from __future__ import annotations
@@ -13,37 +14,44 @@ from dataclasses import dataclass
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
-from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.errors import LakehouseError, SettingsError, SnapshotsHeld
 from lakehouse.core.settings import Settings, load_settings
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.run import RunResult
 from lakehouse.engine.session import session
+from lakehouse.ledger.holds import Hold, held_by_rules
+from lakehouse.ledger.store import ObjectStore
+from lakehouse.ledger.watermark import open_catalog
 
 Verb = Callable[[Lake, Sequence[Contract], int | None], RunResult]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One verb as a program. ``is_bounded``: it knows ``--max-batches``."""
+    """One verb as a program. ``is_bounded``: it knows ``--max-batches``. ``is_judging``: it may hold snapshots back."""
 
     name: str
     description: str
     verb: Verb
     is_bounded: bool = False
+    is_judging: bool = False
 
     def run(self, arguments: Sequence[str] | None = None, lake: Lake | None = None) -> int:
         """Do it in a session of its own, or in a lake that is open already; returns the exit code."""
         given = self._parse(arguments)
+        held: list[Hold] = []
         try:
             result = self._do(given.sources, given.max_batches, lake)
+            held = self._held(given.sources, lake)
         except LakehouseError as refused:
             result = RunResult([], [refused])
         for error in result.errors:
             print(error, file=sys.stderr)
         errors = [{"error": type(error).__name__, "message": str(error)} for error in result.errors]
-        print(json.dumps({"tables": [r.to_json() for r in result.reports], "errors": errors}, default=str))
-        return max((error.exit_code for error in result.errors), default=0)
+        tables, holds = [report.to_json() for report in result.reports], [hold.to_json() for hold in held]
+        print(json.dumps({"tables": tables, "errors": errors, "held": holds}, default=str))
+        return max((error.exit_code for error in result.errors), default=SnapshotsHeld.exit_code if held else 0)
 
     def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         parser = argparse.ArgumentParser(f"{self.name}.py", description=self.description)
@@ -52,6 +60,12 @@ class Program:
         if self.is_bounded:
             parser.add_argument("--max-batches", type=_positive, help="most batches of a source in one pass")
         return parser.parse_args(arguments)
+
+    def _held(self, sources: Sequence[str], lake: Lake | None) -> list[Hold]:
+        if not self.is_judging:
+            return []
+        settings = lake.settings if lake else load_settings()
+        return held_by_rules(open_catalog(settings), ObjectStore.open(settings), _pick(settings, sources))
 
     def _do(self, sources: Sequence[str], limit: int | None, lake: Lake | None) -> RunResult:
         settings = lake.settings if lake else load_settings()

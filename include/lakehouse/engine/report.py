@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 class TableReport:
     """One table in one run. Rows of the source are counted by what became of them; the sum is ``received``.
 
-    ``ties`` counts moments of a key for which different observations were ranked.
+    ``ties`` counts moments of a key for which different observations were ranked; ``beyond_horizon`` the quarantined
+    rows that came too late, before the ``horizon`` of the table's baseline.
     """
 
     table: TableName
@@ -26,7 +28,7 @@ class TableReport:
     rejected: int = 0
     without_key: int = 0
     warned: dict[str, int] = field(default_factory=dict)
-    held: tuple[int, ...] = ()
+    held: Mapping[int, str] = field(default_factory=dict)
     rows_added: int = 0
     rows_removed: int = 0
     opened: int = 0
@@ -38,6 +40,8 @@ class TableReport:
     bytes: int = 0
     seconds: float = 0.0
     note: str = ""
+    beyond_horizon: int = 0
+    horizon: str = ""
 
     def written(self, by: Written) -> None:
         """Take over what a pass did to a dimension."""

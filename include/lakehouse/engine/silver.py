@@ -19,19 +19,22 @@ from lakehouse.core.errors import ContractError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
+from lakehouse.engine.baseline import BEYOND, refuse_beyond
 from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
 from lakehouse.engine.history import effective_text, snapshot_time
 from lakehouse.engine.known import as_known
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
+from lakehouse.engine.snapshots import held_snapshots
 from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, key_columns, literal, quarantine_spec, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
 from lakehouse.ledger.generations import Generations
-from lakehouse.ledger.pending import Pending, Position, pending
+from lakehouse.ledger.outstanding import judges_anew
+from lakehouse.ledger.pending import Pending, Position, pending, read_ledger
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import Consumed, Head, Stamp, load_table, read_head, summary_of
+from lakehouse.ledger.watermark import Baseline, Consumed, Head, Stamp, load_table, read_head, summary_of
 
 # Below this size all of bronze is read as quickly as a part of it is looked for.
 _WORTH_A_LOOK = 64 * 1024 * 1024
@@ -69,6 +72,16 @@ class Silver:
     bronze_through: int
     forks: Mapping[TableName, TableName] = field(default_factory=dict)
     """Where a rebuild writes instead of a table."""
+    baseline: Baseline | None = None
+
+    def at(self, head: Head) -> Silver:
+        """The same, as of a head: with the baseline that its stamp names."""
+        return replace(self, baseline=head.baseline)
+
+    @property
+    def frozen(self) -> Mapping[int, str]:
+        """The batches that were trimmed from bronze, each with the set that it stays in."""
+        return self.baseline.frozen if self.baseline else {}
 
     @property
     def table(self) -> Table:
@@ -86,18 +99,22 @@ class Silver:
     def fingerprint(self) -> str:
         return fingerprint(semantics(self.contract, self.name))
 
-    def pending(self, head: Head) -> Pending:
-        """What this table has still to consume of what bronze has."""
+    def pending(self, head: Head, *, whole: bool = False) -> Pending:
+        """What this table has still to consume of what bronze has; with the logs even if nothing, when ``whole``."""
         done = head.consumed(self.contract.name)
         store = ObjectStore.open(self.lake.settings)
-        position = Position(done.through, done.decisions)
-        return pending(store, self.contract.name, position, limit=max(0, self.bronze_through - done.through))
+        position, limit = Position(done.through, done.decisions), max(0, self.bronze_through - done.through)
+        if whole:
+            ledger = read_ledger(store, self.contract.name)
+            return ledger.pending(position, limit, str(self.target), head.held, self.frozen)
+        return pending(store, self.contract.name, position, limit, str(self.target), head.held, self.frozen)
 
     def typed(self, batches: frozenset[int], condition: str = "true") -> DataFrame:
         """The typed rows of some batches, each with its status. ``condition`` is SQL over bronze."""
         stored = self.lake.table(self.contract.bronze_table).where(in_batches(batches))
         bronze = as_known(stored, self.contract.source.columns, self._generations).where(condition)
-        return typed_rows(bronze, self.contract, self.name)
+        rows = typed_rows(bronze, self.contract, self.name)
+        return rows if self.baseline is None else refuse_beyond(rows, self.baseline)
 
     @cached_property
     def _generations(self) -> Generations:
@@ -139,6 +156,7 @@ class Intake:
     added: frozenset[int]
     removed: frozenset[int]
     holes: frozenset[int]
+    held: Mapping[int, str]
     report: TableReport
     counts: Mapping[str, int]
     max_effective: str
@@ -163,17 +181,20 @@ class Intake:
 
 def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
     """Decide what a table has to take, and count its rows by status: one job over the new rows. None when nothing."""
+    if not rebuild and head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
+        raise _semantics_changed(silver, head.stamp.fingerprint)
+    anew = rebuild or judges_anew(head, silver.table)
+    found = silver.pending(head, whole=anew)
+    if found.is_empty and not anew:
+        return None
+    applied = found.before.live - set(head.consumed(silver.contract.name).holes)
     if rebuild:
         head = replace(head, stamp=None)
-    elif head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
-        raise _semantics_changed(silver, head.stamp.fingerprint)
-    found = silver.pending(head)
-    if found.is_empty:
-        return None
-    done = found.before.live - set(head.consumed(silver.contract.name).holes)
-    counted = _count(silver, found.after.live - done)
-    unreadable = counted.unreadable if silver.contract.source.kind == "snapshot" else frozenset()
-    live = found.after.live - unreadable
+    done = applied if not rebuild else applied & silver.frozen.keys()
+    counted, held = _examine(silver, found, done, applied)
+    sets = found.sets(frozenset(held))
+    held = {batch: held[batch] for batch in sorted(held) if batch in sets.held}
+    live = sets.live
     since = head.consumed(silver.contract.name).max_effective
     return Intake(
         contract=silver.contract,
@@ -181,9 +202,10 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
         live=live,
         added=live - done,
         removed=done - live,
-        holes=found.after.holes | unreadable,
-        report=replace(counted.report(live - done), held=tuple(sorted(unreadable))),
-        counts=_total(head, counted, live - done, _count(silver, done - live)),
+        holes=sets.holes,
+        held=held,
+        report=replace(counted.report(live - done), held=held),
+        counts=_total(silver, head, counted, live - done, _count(silver, done - live)),
         max_effective=max(since, counted.max_effective, _latest_snapshot(silver, found, live)),
         rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
         since=since,
@@ -198,9 +220,45 @@ def _latest_snapshot(silver: Silver, found: Pending, live: frozenset[int]) -> st
     return effective_text(snapshot_time(silver.contract, max(found.batch(number).unit for number in live)))
 
 
-def _total(head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
-    """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes."""
-    total = Counter(dict(head.stamp.counts) if head.stamp else {})
+def _examine(
+    silver: Silver, found: Pending, done: frozenset[int], applied: frozenset[int]
+) -> tuple[_Counted, Mapping[int, str]]:
+    """Count what is new, and find what a rule holds back, with the reasons.
+
+    Where a batch is held, the one that it would have superseded counts, and is examined too. ``applied`` are the
+    batches that the table had, ``done`` those that it keeps without being made anew.
+    """
+    candidates = found.after.live - done
+    counted = _count(silver, candidates)
+    if silver.contract.source.kind != "snapshot":
+        return counted, {}
+    units = {batch.number: batch.unit for batch in found.log}
+    kept = applied - found.after.held - found.after.discarded
+    refused = frozenset(batch for batch in units if _is_beyond(silver, units[batch])) - applied
+    while True:
+        held = dict(counted.unreadable(candidates - found.released))
+        if silver.table.kind == "dimension":
+            sound = candidates - held.keys() - refused
+            held |= held_snapshots(silver, sound, kept - held.keys(), units, found.released)
+        more = found.sets(frozenset(held)).live - candidates - done
+        if not more:
+            return counted, held
+        candidates |= more
+        counted = counted.plus(_count(silver, more))
+
+
+def _is_beyond(silver: Silver, unit: date) -> bool:
+    """Whether a snapshot lies before the horizon: all its rows are refused then, and its absences say nothing."""
+    return silver.baseline is not None and snapshot_time(silver.contract, unit) < silver.baseline.at
+
+
+def _total(silver: Silver, head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
+    """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes.
+
+    A table that is made anew keeps what is counted of the batches that were trimmed.
+    """
+    trimmed = silver.baseline.counts if silver.baseline else {}
+    total = Counter(dict(head.stamp.counts if head.stamp else trimmed))
     total.update(counted.of(added))
     total.subtract(removed.of(frozenset(removed.statuses)))
     return {status: rows for status, rows in sorted(total.items()) if rows}
@@ -224,12 +282,29 @@ class _Counted:
     warned: Mapping[str, int] = field(default_factory=dict)
     max_effective: str = ""
     keyless: Mapping[int, int] = field(default_factory=dict)
+    beyond: int = 0
 
-    @property
-    def unreadable(self) -> frozenset[int]:
-        """Batches with a record or key that cannot be read."""
-        rejected = {batch for batch, found in self.statuses.items() if found.get("rejected")}
-        return frozenset(rejected | {batch for batch, rows in self.keyless.items() if rows})
+    def unreadable(self, batches: frozenset[int]) -> Mapping[int, str]:
+        """Those of the batches in which a record or key cannot be read, each with the reason to hold it."""
+        found = {}
+        for batch in batches:
+            rejected, without = self.statuses.get(batch, {}).get("rejected", 0), self.keyless.get(batch, 0)
+            if rejected or without:
+                found[batch] = (
+                    f"{rejected:,} records cannot be read and {without:,} have no key: nobody can tell what is absent"
+                )
+        return found
+
+    def plus(self, other: _Counted) -> _Counted:
+        """Both together; they have no batch in common."""
+        return _Counted(
+            self.target,
+            {**self.statuses, **other.statuses},
+            Counter(self.warned) + Counter(other.warned),
+            max(self.max_effective, other.max_effective),
+            {**self.keyless, **other.keyless},
+            self.beyond + other.beyond,
+        )
 
     def of(self, batches: frozenset[int]) -> Counter[str]:
         """Rows by status over some of the batches."""
@@ -250,6 +325,7 @@ class _Counted:
             rejected=counts["rejected"],
             without_key=counts["without_key"],
             warned={name: rows for name, rows in self.warned.items() if rows},
+            beyond_horizon=self.beyond,
         )
 
 
@@ -263,8 +339,9 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
     # A row that is quarantined may lack its key as well; the hash that is the durable key is not made for this.
     missing = " OR ".join(f"{quote(name)} IS NULL" for name in silver.table.key)
     keyless = F.count_if(F.expr(f"{names.REJECTED} IS NULL AND ({missing})")).alias("keyless")
+    beyond = F.count_if(F.array_contains(FAILED, BEYOND) if silver.baseline else F.lit(False)).alias("beyond")
     grouped = silver.typed(batches).groupBy(names.BATCH, STATUS)
-    rows = grouped.agg(F.count(F.lit(1)).alias("n"), keyless, latest.alias("latest"), *warned).collect()
+    rows = grouped.agg(F.count(F.lit(1)).alias("n"), keyless, beyond, latest.alias("latest"), *warned).collect()
     statuses: dict[int, dict[str, int]] = {}
     without_key: Counter[int] = Counter()
     for row in rows:
@@ -272,7 +349,7 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
         without_key[row[names.BATCH]] += row["keyless"]
     total = {name: sum(row[f"w{i}"] for row in rows) for i, name in enumerate(warnings)}
     effective = max((row["latest"] for row in rows if row[STATUS] == "good" and row["latest"]), default="")
-    return _Counted(silver.target, statuses, total, effective, without_key)
+    return _Counted(silver.target, statuses, total, effective, without_key, sum(row["beyond"] for row in rows))
 
 
 @readable()
@@ -280,6 +357,7 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     """Take everything pending into one silver table. None when nothing was."""
     started = time.perf_counter()
     head = read_head(silver.lake.catalog, silver.target)
+    silver = silver.at(head)
     intake = take(silver, head, rebuild=rebuild)
     if intake is None:
         return None
@@ -292,6 +370,7 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     _add_published(report, published)
     if job.last and job.last.is_new and silver.table.kind == "dimension":
         report.opened = report.rows_added
+    report.horizon = silver.baseline.effective if silver.baseline else ""
     report.seconds = time.perf_counter() - started
     return report
 
@@ -331,7 +410,8 @@ class _QuarantineWork:
     def write(self, targets: Mapping[TableName, Target]) -> None:
         target = targets[self.spec.name]
         batches = self.intake.added | self.intake.removed
-        target.delete("true" if self.intake.rebuild else in_batches(batches))
+        frozen = frozenset(self.silver.frozen)
+        target.delete(f"NOT {in_batches(frozen)}" if self.intake.rebuild else in_batches(batches))
         refused = self.silver.typed(self.intake.added).where(f"{STATUS} = 'quarantined'")
         columns = {name: f"{SOURCE}.{quote(name)}" for name in self.silver.contract.source.columns}
         columns |= {names.RULES: FAILED, names.FINGERPRINT: f"'{self.silver.fingerprint}'"}
@@ -356,11 +436,12 @@ class _SilverJob:
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _SilverWork | None:
         head = heads[self.silver.target]
         source = self.silver.contract.name
-        moved = head.consumed(source) != self.head.consumed(source)
-        intake = take(self.silver, head, rebuild=self.intake.rebuild) if moved else self.intake
+        silver = self.silver.at(head)
+        moved = head.consumed(source) != self.head.consumed(source) or silver.baseline != self.silver.baseline
+        intake = take(silver, head, rebuild=self.intake.rebuild) if moved else self.intake
         if intake is None:
             return None
-        self.last = _SilverWork(self.silver, intake, attempt, first=head.stamp is None or head.stamp.is_first)
+        self.last = _SilverWork(silver, intake, attempt, first=head.stamp is None or head.stamp.is_first)
         return self.last
 
 
@@ -384,7 +465,10 @@ class _SilverWork:
         end = self.intake.pending.end
         consumed = Consumed(end.through, end.decisions, tuple(sorted(self.intake.holes)), self.intake.max_effective)
         inputs = {self.silver.contract.name: consumed}
-        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, counts=self.intake.counts)
+        held = self.intake.held
+        share = self.silver.table.max_close_share if held else None
+        baseline = self.silver.baseline
+        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, {}, self.intake.counts, held, share, baseline)
         return {self.silver.target: stamp}
 
     def write(self, targets: Mapping[TableName, Target]) -> None:

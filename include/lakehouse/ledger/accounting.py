@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Account:
-    """One table. Counts are rows of the source; ``received`` is what bronze holds, ``pending_batches`` what it lacks.
+    """One table. Counts are rows of the source.
 
-    ``published`` is the rows of the table itself. ``problems`` is empty when the identity holds.
+    ``received`` is what bronze holds or held, ``trimmed`` how many of these it no longer has, ``pending_batches`` what
+    it does not have yet. ``published`` is the rows of the table itself. ``problems`` is empty when the identity holds.
     """
 
     table: TableName
@@ -42,6 +43,7 @@ class Account:
     pending: int
     pending_batches: int
     published: int
+    trimmed: int = 0
     problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +75,12 @@ def _account(
     catalog: Catalog, contract: Contract, name: str, table: Table, stamp: Stamp, rows: Counter[int], ledger: Ledger
 ) -> Account:
     consumed = stamp.inputs[contract.name]
-    sets = ledger.live(Position(consumed.through, consumed.decisions))
+    position = Position(consumed.through, consumed.decisions)
+    frozen = stamp.baseline.frozen if stamp.baseline else {}
+    trimmed = Counter({batch: n for batch, (_, n) in stamp.baseline.trimmed.items()} if stamp.baseline else {})
+    # A batch that is both trimmed and in bronze: a trim that did not get to its end.
+    rows = rows + Counter({batch: n for batch, n in trimmed.items() if batch not in rows})
+    sets = ledger.live(position, str(contract.silver_table(name)), frozenset(stamp.held), frozen)
     held_here = frozenset(consumed.holes) - sets.discarded - sets.superseded
     live = sets.live - held_here
     published, applied = _published(contract, name, table)
@@ -94,6 +101,7 @@ def _account(
         pending=_sum(rows, (batch for batch in rows if batch > consumed.through)),
         pending_batches=len(ledger.batches) - consumed.through,
         published=published,
+        trimmed=trimmed.total(),
     )
     return Account(**{**vars(account), "problems": tuple(_problems(account, contract, name, counts, live, rows))})
 

@@ -20,8 +20,10 @@ Action = Literal["hold", "release", "discard", "rollback"]
 class Decision:
     """One decision about batches of a source. ``number`` is 0 in a draft.
 
-    A rollback names the batches that were undone: they are held until released, discarded or superseded. ``table`` is
-    the table that it was taken for, None when it was about the source; ``automatic`` ones are re-evaluated by runs.
+    A rollback names the batches that were undone: they are held until released, discarded or superseded. ``table``
+    (as in ``silver.dim_customer``) is the only table that it concerns, so that one table can be rolled back alone;
+    None when it is about the source, and so about every table made of it. What a rule holds is no decision: it stands
+    in the table's stamp, and is judged again by the next run.
     """
 
     source: str
@@ -32,7 +34,6 @@ class Decision:
     by: str
     at: datetime
     table: str | None = None
-    automatic: bool = False
     format_version: int = FORMAT_VERSION
 
 
@@ -81,5 +82,4 @@ def _parse(source: str, value: Mapping[str, Any]) -> Decision:
         by=value["by"],
         at=datetime.fromisoformat(value["at"]),
         table=value["table"],
-        automatic=bool(value["automatic"]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from types import MappingProxyType
 from typing import Literal
 
 from lakehouse.ledger.decisions import Action, Decision
@@ -34,17 +35,33 @@ class LiveSet:
         return self.held | self.discarded
 
 
-def live(batches: Iterable[Batch], decisions: Iterable[Decision], through: int, decisions_through: int) -> LiveSet:
+def live(
+    batches: Iterable[Batch],
+    decisions: Iterable[Decision],
+    through: int,
+    decisions_through: int,
+    table: str | None = None,
+    held: frozenset[int] = frozenset(),
+    frozen: Mapping[int, str] = MappingProxyType({}),
+) -> LiveSet:
     """Sort the batches with number ≤ ``through`` by the decisions with number ≤ ``decisions_through``.
 
     Of the slices and snapshots of a unit, the latest that is neither held nor discarded is live, and those before it
     are superseded, held ones included. A held or discarded one supersedes nothing. Increments supersede nothing.
+
+    ``table`` (as in ``silver.dim_customer``) is who asks: decisions about the source count for every table, those
+    about one table for that table only. ``held`` are batches that the table itself holds, by a rule. ``frozen`` are
+    those that were trimmed from bronze, each with the set that it was in: it stays there, and supersedes nothing.
     """
-    states = _states(decisions, decisions_through)
+    states: dict[int, State] = dict.fromkeys(held, "held")
+    for number, state in states_of(decisions, decisions_through, table).items():
+        states[number] = "held" if number in held and state != "discarded" else state
     sets: dict[str, set[int]] = {"live": set(), "superseded": set(), "held": set(), "discarded": set()}
     covered: set[date] = set()  # units whose live batch was met, coming from the newest
     for batch in sorted(batches, key=lambda batch: batch.number, reverse=True):
-        if batch.number <= through:
+        if batch.number in frozen:
+            sets[frozen[batch.number]].add(batch.number)
+        elif batch.number <= through:
             sets[_place(batch, states.get(batch.number, "released"), covered)].add(batch.number)
     return LiveSet(**{name: frozenset(numbers) for name, numbers in sets.items()})
 
@@ -62,12 +79,14 @@ def _place(batch: Batch, state: State, covered: set[date]) -> str:
     return "live"
 
 
-def _states(decisions: Iterable[Decision], decisions_through: int) -> dict[int, State]:
-    """What the last decision says of each batch; a discard is final."""
+def states_of(decisions: Iterable[Decision], decisions_through: int, table: str | None = None) -> dict[int, State]:
+    """What the last decision that concerns ``table`` says of each batch; a discard is final."""
     states: dict[int, State] = {}
     for decision in sorted(decisions, key=lambda decision: decision.number):
         if decision.number > decisions_through:
             break
+        if decision.table not in (None, table):
+            continue
         for number in decision.batches:
             if states.get(number) != "discarded":
                 states[number] = _STATES[decision.action]

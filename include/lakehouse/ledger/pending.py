@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from lakehouse.core.errors import IntegrityError
 from lakehouse.ledger.decisions import Decision, decision_log
-from lakehouse.ledger.live import LiveSet, live
+from lakehouse.ledger.live import LiveSet, live, states_of
 from lakehouse.ledger.log import Batch, landing_log
 from lakehouse.ledger.store import ObjectStore
 
@@ -23,7 +25,7 @@ class Position:
 class Pending:
     """From one position to the next. ``log`` is the whole landing log up to ``end.through``; both empty when idle.
 
-    ``remaining`` counts the batches that a limit left for a later pass.
+    ``remaining`` counts the batches that a limit left for a later pass; ``decided`` is the whole decision log.
     """
 
     source: str
@@ -34,6 +36,9 @@ class Pending:
     before: LiveSet = LiveSet()
     after: LiveSet = LiveSet()
     remaining: int = 0
+    table: str | None = None
+    frozen: Mapping[int, str] = field(default_factory=dict, repr=False)
+    decided: tuple[Decision, ...] = field(default=(), repr=False)
 
     @property
     def is_empty(self) -> bool:
@@ -55,9 +60,19 @@ class Pending:
         """What was live and no longer is."""
         return self.before.live - self.after.live
 
+    @property
+    def released(self) -> frozenset[int]:
+        """Batches that somebody released, so that no rule holds them."""
+        states = states_of(self.decided, self.end.decisions, self.table)
+        return frozenset(number for number, state in states.items() if state == "released")
+
     def batch(self, number: int) -> Batch:
         """A batch by its number."""
         return self.log[number - 1]
+
+    def sets(self, held: frozenset[int]) -> LiveSet:
+        """What counts at the end where a rule holds these batches."""
+        return live(self.log, self.decided, self.end.through, self.end.decisions, self.table, held, self.frozen)
 
 
 @dataclass(frozen=True)
@@ -73,12 +88,28 @@ class Ledger:
         """The last batch and the last decision."""
         return Position(len(self.batches), len(self.decisions))
 
-    def live(self, position: Position) -> LiveSet:
-        """What counted at a position."""
-        return live(self.batches, self.decisions, position.through, position.decisions)
+    def live(
+        self,
+        position: Position,
+        table: str | None = None,
+        held: frozenset[int] = frozenset(),
+        frozen: Mapping[int, str] = MappingProxyType({}),
+    ) -> LiveSet:
+        """What counted at a position, for a table that held some batches by itself, and lost some to a trim."""
+        return live(self.batches, self.decisions, position.through, position.decisions, table, held, frozen)
 
-    def pending(self, position: Position, limit: int | None = None) -> Pending:
-        """What is new after a position: at most ``limit`` batches, and all decisions. Raises IntegrityError."""
+    def pending(
+        self,
+        position: Position,
+        limit: int | None = None,
+        table: str | None = None,
+        held: frozenset[int] = frozenset(),
+        frozen: Mapping[int, str] = MappingProxyType({}),
+    ) -> Pending:
+        """What is new after a position: at most ``limit`` batches, and all decisions. Raises IntegrityError.
+
+        ``held`` are the batches that the table held by itself at that position.
+        """
         if position.through > self.end.through or position.decisions > self.end.decisions:
             raise IntegrityError(
                 f"{self.source} was consumed through {position}, and its logs end at {self.end}",
@@ -92,9 +123,12 @@ class Ledger:
             end,
             self.batches[:last],
             self.decisions[position.decisions :],
-            self.live(position),
-            self.live(end),
+            self.live(position, table, held, frozen),
+            self.live(end, table, frozen=frozen),
             remaining=self.end.through - last,
+            table=table,
+            frozen=frozen,
+            decided=self.decisions,
         )
 
 
@@ -103,7 +137,15 @@ def read_ledger(store: ObjectStore, source: str) -> Ledger:
     return Ledger(source, tuple(landing_log(store, source).read()), tuple(decision_log(store, source).read()))
 
 
-def pending(store: ObjectStore, source: str, position: Position, limit: int | None = None) -> Pending:
+def pending(
+    store: ObjectStore,
+    source: str,
+    position: Position,
+    limit: int | None = None,
+    table: str | None = None,
+    held: frozenset[int] = frozenset(),
+    frozen: Mapping[int, str] = MappingProxyType({}),
+) -> Pending:
     """What is new after a position, as :meth:`Ledger.pending` says. One listing for each log when nothing is.
 
     Raises :class:`IntegrityError` where the position lies beyond the end of a log: entries were lost.
@@ -113,4 +155,5 @@ def pending(store: ObjectStore, source: str, position: Position, limit: int | No
     if newest == position:
         return Pending(source, position, position)
     log = tuple(batches.read_range(0, newest.through))
-    return Ledger(source, log, tuple(decided.read_range(0, newest.decisions))).pending(position, limit)
+    ledger = Ledger(source, log, tuple(decided.read_range(0, newest.decisions)))
+    return ledger.pending(position, limit, table, held, frozen)

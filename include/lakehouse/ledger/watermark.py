@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.core.errors import IntegrityError, TransientError
@@ -36,11 +37,52 @@ class Consumed:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """From where a dimension is folded, since what was observed before ``effective`` is no longer all in bronze.
+
+    ``effective`` is ISO text in UTC; ``snapshot_id`` the snapshot of ``ops.baseline_<table>`` with what is left of the
+    observations before it, of the batches up to ``through``. ``trimmed`` has the batches that bronze lacks, each with
+    the set that it was in and its rows; ``counts`` the rows by status of those that were live.
+    """
+
+    effective: str
+    snapshot_id: int
+    through: int
+    fingerprint: str
+    trimmed: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Baseline:
+        """Read what :meth:`Stamp.to_json` wrote."""
+        trimmed = {int(batch): (state, rows) for batch, (state, rows) in value["trimmed"].items()}
+        return cls(**{**value, "trimmed": trimmed})
+
+    @property
+    def at(self) -> datetime:
+        """The horizon as a time."""
+        return datetime.fromisoformat(self.effective)
+
+    @property
+    def frozen(self) -> dict[int, str]:
+        """The set that each trimmed batch stays in."""
+        return {batch: state for batch, (state, _) in self.trimmed.items()}
+
+    @property
+    def live(self) -> frozenset[int]:
+        """The trimmed batches whose observations count."""
+        return frozenset(batch for batch, (state, _) in self.trimmed.items() if state == "live")
+
+
+@dataclass(frozen=True)
 class Stamp:
     """What a snapshot says of the data in it. ``fingerprint`` is that of the contract's (or the models') semantics.
 
     ``inputs`` are sources; ``upstream`` are tables, each with the attempt that was the last to publish it.
     ``counts`` says what became of the rows of all batches that are live in the table, by status.
+    ``held`` are the batches that a rule holds back from this table, each with the reason in words, and ``close_share``
+    the contract's share that they were judged by (None where nothing is held). ``baseline`` is kept by every later
+    stamp.
     """
 
     attempt: str
@@ -48,6 +90,9 @@ class Stamp:
     inputs: Mapping[str, Consumed] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[int, str] = field(default_factory=dict)
+    close_share: float | None = None
+    baseline: Baseline | None = None
 
     def to_json(self) -> str:
         """The stamp as it stands in a snapshot's summary."""
@@ -63,7 +108,17 @@ class Stamp:
                 todo="use the version of the lakehouse that wrote it, or upgrade",
             )
         inputs = {name: Consumed(**{**c, "holes": tuple(c["holes"])}) for name, c in value["inputs"].items()}
-        return cls(value["attempt"], value["fingerprint"], inputs, value["upstream"], value["counts"])
+        held = {int(batch): reason for batch, reason in value.get("held", {}).items()}
+        return cls(
+            value["attempt"],
+            value["fingerprint"],
+            inputs,
+            value["upstream"],
+            value["counts"],
+            held,
+            value.get("close_share"),
+            Baseline.from_json(value["baseline"]) if value.get("baseline") else None,
+        )
 
     @property
     def is_first(self) -> bool:
@@ -81,6 +136,16 @@ class Head:
     def consumed(self, source: str) -> Consumed:
         """How far this source was consumed; nothing if never."""
         return self.stamp.inputs.get(source, Consumed()) if self.stamp else Consumed()
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The batches that a rule held back when this was published."""
+        return frozenset(self.stamp.held) if self.stamp else frozenset()
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """From where the table is folded; None from the first observation."""
+        return self.stamp.baseline if self.stamp else None
 
 
 NO_HEAD = Head(None, None)

@@ -1,0 +1,117 @@
+"""Bronze loses its old batches, and the tables go on as if it had not."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.integration.pipeline import fingerprints, land_files, rebuild, run
+from tests.integration.test_pipeline_order import KINDS, UNITS, Row, make_content, write
+
+from lakehouse.contracts.model import Contract
+from lakehouse.core import names
+from lakehouse.core.errors import SettingsError
+from lakehouse.core.names import TableName
+from lakehouse.engine.baseline import BEYOND
+from lakehouse.engine.trim import horizon, plan_trim, run_trim
+from lakehouse.ledger.accounting import accounts
+from lakehouse.ledger.store import ObjectStore
+from lakehouse.ledger.watermark import read_head
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import NewLake
+
+    from lakehouse.engine.publish import Lake
+
+NOW = datetime.combine(UNITS[-1] + timedelta(days=1), time(), UTC)
+
+
+def dimension_only(kind: str, **more: Any) -> Contract:
+    """The source with its dimension alone."""
+    plain = KINDS[kind].dump()
+    plain["tables"] = {n: {**t, **more} for n, t in plain["tables"].items() if t["kind"] == "dimension"}
+    return Contract.model_validate(plain)
+
+
+def on_time(content: dict[Any, list[Row]]) -> dict[Any, list[Row]]:
+    """The same, with nothing that took effect before its day."""
+    for unit, rows in content.items():
+        for row in rows:
+            if "at" in row:
+                row["at"] = datetime.combine(unit, time(8), UTC).isoformat()
+    return content
+
+
+def problems(lake: Lake, source: Contract) -> list[str]:
+    found = accounts(lake.catalog, ObjectStore.open(lake.settings), source)
+    assert found
+    return [problem for each in found for problem in each.problems]
+
+
+@pytest.mark.parametrize("kind", ["slice", "snapshot"])
+def test_a_trimmed_source_gives_the_tables_of_a_whole_one(
+    kind: str, new_lake: NewLake, tmp_path: Path, chance: random.Random
+) -> None:
+    """Late and corrected data after the horizon, and a rebuild; what lies before it is refused."""
+    source = dimension_only(kind)
+    [name] = source.tables
+    trimmed, whole = new_lake(), new_lake()
+    before, after = make_content(chance, kind), on_time(make_content(chance, kind))
+
+    def send(places: list[int], content: Any) -> None:
+        for place in places:
+            write(tmp_path, kind, UNITS[place], content[UNITS[place]])
+        for lake in (trimmed, whole):
+            land_files(lake, [source], tmp_path)
+            run(lake, [source])
+
+    send([0, 1], before)
+    send([3, 4], after)
+    plan = plan_trim(trimmed, source, horizon(source, UNITS[2], NOW))
+    assert set(plan.batches) == ({1} if kind == "snapshot" else {1, 2}) and plan.rows
+    run_trim(trimmed, plan)
+    assert trimmed.table(source.bronze_table).where(f"{names.BATCH} = 1").isEmpty()
+    assert problems(trimmed, source) == [] and fingerprints(trimmed, [source]) == fingerprints(whole, [source])
+    assert not plan_trim(trimmed, source, plan.before).batches
+
+    send([2, 5], after)  # one late, one in order
+    send([3], on_time(make_content(chance, kind)))  # corrected
+    assert fingerprints(trimmed, [source]) == fingerprints(whole, [source])
+    assert problems(trimmed, source) == []
+    again = plan_trim(trimmed, source, horizon(source, UNITS[3], NOW))
+    assert again.batches
+    run_trim(trimmed, again)
+    rebuild(trimmed, source, name)
+    assert fingerprints(trimmed, [source]) == fingerprints(whole, [source])
+    assert problems(trimmed, source) == []
+
+    stood = fingerprints(trimmed, [source])
+    write(tmp_path, kind, UNITS[0], after[UNITS[0]])
+    land_files(trimmed, [source], tmp_path)
+    [report] = [each for each in run(trimmed, [source]) if each.table == source.silver_table(name)]
+    assert report.beyond_horizon > 0 and report.beyond_horizon == report.quarantined
+    assert report.horizon == again.before.isoformat()
+    refused = trimmed.table(TableName("quarantine", name)).where(f"array_contains({names.RULES}, '{BEYOND}')")
+    assert refused.count() == report.beyond_horizon
+    assert fingerprints(trimmed, [source]) == stood and problems(trimmed, source) == []
+    baseline = read_head(trimmed.catalog, source.silver_table(name)).baseline
+    assert baseline and baseline.at == again.before
+
+
+def test_what_must_not_be_trimmed_is_refused(lake: Lake, tmp_path: Path, chance: random.Random) -> None:
+    source = dimension_only("snapshot", late_horizon="2d")
+    with pytest.raises(SettingsError, match="could not be made anew"):
+        horizon(KINDS["slice"], UNITS[1], NOW)
+    with pytest.raises(SettingsError, match="does not say how long"):
+        horizon(KINDS["snapshot"], None, NOW)
+    with pytest.raises(SettingsError, match="lies in the future"):
+        horizon(source, NOW.date() + timedelta(days=1), NOW)
+    at = horizon(source, None, NOW)
+    assert at == NOW - timedelta(days=2)
+    write(tmp_path, "snapshot", UNITS[0], make_content(chance, "snapshot")[UNITS[0]])
+    land_files(lake, [source], tmp_path)
+    with pytest.raises(SettingsError, match="has not taken everything"):
+        plan_trim(lake, source, at)
