@@ -68,10 +68,17 @@ FIELDS: dict[str, tuple[Said, ...]] = {
         NULL,
         MISSING,
     ),
-    "rate": (Said("0", 0.0, weight=3), Said("-0.0", 0.0), Said('"NaN"', NAN, weight=4), Said("1E-3", 0.001), NULL, MISSING),
+    "rate": (
+        Said("0", 0.0, weight=3),
+        Said("-0.0", 0.0),
+        Said('"NaN"', NAN, weight=4),
+        Said("1E-3", 0.001),
+        NULL,
+        MISSING,
+    ),
     "segment": (*_texts(weight=3), Said('"z"', "z")),
     "level": (Said("1", 1), Said('"2"', 2), Said('"many"', is_bad=True, weight=1), NULL, MISSING),
-}  # fmt: skip
+}
 NAMES = tuple(FIELDS)
 WEIGHTED = tuple(tuple(i for i, said in enumerate(choices) for _ in range(said.weight)) for choices in FIELDS.values())
 

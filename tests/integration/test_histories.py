@@ -4,8 +4,8 @@ A history is all that is ever said of one key. A world is one source with its di
 keys of one world, and share its timeline: batches in wild order, late, sent again, restated, held, released and
 discarded. ``LAKEHOUSE_TEST_SEED`` plays a run again. A history that fails is made small before it is shown.
 
-Hypothesis draws too slowly for this many, and its first draw is always the simplest: here draws are a seeded
-generator's. It drives ``tests/spark/test_history.py``, and what these tests stand on (``tests/unit/test_histories.py``).
+Hypothesis draws too slowly for this many, and its first draw is always the simplest, so a seeded generator draws here.
+Hypothesis drives ``tests/spark/test_history.py``, and what this proof stands on: ``tests/unit/test_histories.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much work a pass does, counted and never timed: rows, files, bytes, reads of the table, and what is folded again."""
+"""How much work a pass does, counted and never timed: rows, files, bytes, reads, and what is folded again."""
 
 from __future__ import annotations
 
