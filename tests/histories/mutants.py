@@ -29,6 +29,12 @@ def nothing(_: pytest.MonkeyPatch) -> None:
     """The engine as it is: red must come from the change, not from the histories."""
 
 
+def looks_for_keys(patch: pytest.MonkeyPatch) -> None:
+    """Late keys are looked for in bronze by the texts of their keys, as they are where bronze is large: still right."""
+    patch.setattr(silver, "_WORTH_A_LOOK", 0)
+    patch.setattr(silver, "_FEW_TEXTS", 10_000)
+
+
 def late_path_dropped(patch: pytest.MonkeyPatch) -> None:
     """Late keys go on from the table's versions, as if nothing had been lost in these."""
     _changed(patch, dimension, "arrivals", lambda found: replace(found, late=None, late_keys=0))
@@ -113,6 +119,7 @@ def closed_rows_forgotten(patch: pytest.MonkeyPatch) -> None:
     _changed(patch, arrivals, "compare", lambda found: found and replace(found, earlier=None))
 
 
+RIGHT: tuple[Mutant, ...] = (nothing, looks_for_keys)
 FEED: tuple[Mutant, ...] = (
     *(late_path_dropped, changes_by_unequal, late_by_arrival, ties_by_arrival, nulls_settled, previous_forgotten),
     *(removals_lost, lives_confused, missing_is_null, deletes_carry),

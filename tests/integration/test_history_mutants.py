@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.histories import mutants
 from tests.histories.cases import Scene
-from tests.histories.mutants import FEED, SNAPSHOTS, Mutant
+from tests.histories.mutants import FEED, RIGHT, SNAPSHOTS, Mutant
 from tests.histories.play import Game, play
 from tests.histories.shrink import shrink, told
 from tests.histories.tables import FEW
@@ -49,7 +49,7 @@ def loaded(new_lake: NewLake, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     @cache
     def load(kind: str) -> Game:
-        scene = scene_of(kind, mutants.nothing, *(mutant for of, mutant in CASES if of == kind))
+        scene = scene_of(kind, *RIGHT, *(mutant for of, mutant in CASES if of == kind))
         chance = random.Random(f"mutants of {kind}")  # noqa: S311 - the same histories for every mutant and every run
         histories = [scene.draw(chance) for _ in range(HISTORIES)]
         if kind == "increment":  # quarantine has mutants of its own
@@ -81,9 +81,10 @@ def difference(game: Game, mutant: Mutant) -> str:
     return ""
 
 
+@pytest.mark.parametrize("mutant", RIGHT, ids=lambda mutant: mutant.__name__)
 @pytest.mark.parametrize("kind", BATCHES)
-def test_the_engine_is_right(kind: str, loaded: Callable[[str], Game]) -> None:
-    assert difference(loaded(kind), mutants.nothing) == ""
+def test_the_engine_is_right(kind: str, mutant: Mutant, loaded: Callable[[str], Game]) -> None:
+    assert difference(loaded(kind), mutant) == ""
 
 
 @pytest.mark.parametrize(("kind", "mutant"), CASES, ids=[f"{kind}-{mutant.__name__}" for kind, mutant in CASES])
