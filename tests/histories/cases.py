@@ -128,7 +128,7 @@ class Scene:
 
     def observation(self, record: Record, shape: Shape) -> Observation | None:
         """What a record says to a dimension; None where it is refused."""
-        if self.kind == "snapshot":
+        if self.kind == "snapshot" or shape.is_by_unit:
             at = midnight(self.timeline.unit(record.batch))
         else:
             at = self.instants[record.at].at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.histories.vocabulary import FIELDS
@@ -27,13 +27,18 @@ EARLY, LATE = ("sequence", True), ("tag", False)
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A dimension. ``silent`` are the attributes of which null says nothing; ``ties`` name columns and who wins."""
+    """A dimension.
+
+    ``silent`` are the attributes of which null says nothing; ``ties`` name columns, and whether the highest wins.
+    ``is_by_unit``: a slice's rows take effect when its day starts, as those of a snapshot always do.
+    """
 
     name: str
     history: Mapping[str, int]
     silent: frozenset[str] = frozenset()
     per_life: bool = False
     ties: tuple[tuple[str, bool], ...] = (EARLY,)
+    is_by_unit: bool = False
 
     @property
     def rules(self) -> Rules:
@@ -47,10 +52,11 @@ class Shape:
 
     def table(self, kind: str) -> dict[str, Any]:
         """The table of a contract for a source of a kind."""
-        order = {name: _column(TYPES[name]) for name, _ in self.ties}
-        fed = {"effective_time": "at", "deletion": {"column": "operation", "values": ["D"]}}
+        order = {name: _column(TYPES[name]) for name, _ in self.ties if name not in self.history}
+        told = {}
         if kind != "snapshot":
             order |= {"at": _column("timestamp", nullable=False), "operation": _column("string")}
+            told = {"deletion": {"column": "operation", "values": ["D"]}}
         return {
             "kind": "dimension",
             "description": "made for a test",
@@ -62,7 +68,8 @@ class Shape:
             "per_life": self.per_life,
             "max_close_share": 1,
             "rules": [{"name": "city_known", "check": "city <> 'nowhere'", "description": "made for a test"}],
-            **({"effective_time": names.UNIT} if kind == "snapshot" else fed),
+            "effective_time": names.UNIT if kind == "snapshot" or self.is_by_unit else "at",
+            **told,
         }
 
     def _attribute(self, name: str) -> dict[str, Any]:
@@ -84,8 +91,9 @@ LIVES = Shape(
     {"born": 0, "rate": 1, "city": 2, "level": 2, "segment": 3, "price": 3},
     frozenset({"rate"}),
     per_life=True,
-    ties=(LATE, ("sequence", False)),
+    ties=(("level", False), LATE),
 )
+DAILY = replace(MIXED, name="dim_daily", per_life=True, ties=(("sequence", False),), is_by_unit=True)
 TRACKED = Shape("dim_tracked", {"city": 2, "rate": 2, "level": 2}, frozenset({"level"}), ties=())
 FEW = Shape("dim_few", {"born": 0, "name": 1, "city": 2, "segment": 3})
 

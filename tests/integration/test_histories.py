@@ -20,7 +20,7 @@ from tests.histories.cases import Scene, World
 from tests.histories.paths import count_paths
 from tests.histories.play import play
 from tests.histories.shrink import shrink, told
-from tests.histories.tables import LIVES, MIXED, TRACKED
+from tests.histories.tables import DAILY, LIVES, MIXED, TRACKED
 
 if TYPE_CHECKING:
     from tests.integration.conftest import NewLake
@@ -31,7 +31,7 @@ FAILING = 5
 COMMON = {"in order", "late", "unsettled", "ties"}
 WORLDS = {
     World("feed", timelines.feed, (MIXED, LIVES)): COMMON,
-    World("slices", timelines.slices, (LIVES, MIXED)): COMMON | {"replaced"},
+    World("slices", timelines.slices, (DAILY, LIVES)): COMMON | {"replaced"},
     World("snapshots", timelines.snapshots, (MIXED, LIVES)): COMMON - {"ties"}
     | {"compared", "several snapshots", "replaced", "withdrawn", "late snapshot"},
     World("bad snapshots", timelines.bad_snapshots, (TRACKED, MIXED)): {

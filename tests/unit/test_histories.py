@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.histories import shrink, timelines
 from tests.histories.cases import Scene
-from tests.histories.tables import LIVES, MIXED, TRACKED, contract
+from tests.histories.tables import DAILY, LIVES, MIXED, TRACKED, contract
 from tests.histories.timelines import Batch, Run, Timeline
 
 from lakehouse.contracts.checks import check_contract
@@ -66,5 +66,5 @@ def test_the_contracts_and_timelines_are_in_order(plan: type[timelines.feed]) ->
         assert drawn | {n for n, b in enumerate(scene.timeline.batches, 1) if b.is_empty} == set(
             range(1, len(scene.timeline.batches) + 1)
         )
-    fed = (MIXED, LIVES) if scene.kind != "snapshot" else (MIXED, LIVES, TRACKED)
+    fed = {"increment": (MIXED, LIVES), "slice": (DAILY, LIVES), "snapshot": (MIXED, LIVES, TRACKED)}[scene.kind]
     assert list(check_contract(contract(scene.kind, fed))) == []
