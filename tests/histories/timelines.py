@@ -134,13 +134,13 @@ def snapshots(chance: random.Random) -> Timeline:
 
 
 def bad_snapshots(chance: random.Random) -> Timeline:
-    """Full snapshots with keys that stand twice, empty ones, and one that cannot be read until it is corrected."""
+    """Full snapshots, some of them empty, the first included; keys that stand twice; one that is broken until later."""
     runs = (
-        Run((_fresh(chance, 0),)),
-        Run((replace(_fresh(chance, 1), has_repeats=True),)),
-        Run((Batch(2, is_broken=True), _fresh(chance, 3))),
-        Run((Batch(4, is_empty=True),)),
-        Run((Batch(2), _fresh(chance, 5)), decides=(("discard", chance.choice([1, 2])),)),
+        Run((Batch(0, is_empty=True),)),
+        Run((_fresh(chance, 1),)),
+        Run((replace(_fresh(chance, 2), has_repeats=True),)),
+        Run((Batch(3, is_broken=True), Batch(4, is_empty=True))),
+        Run((Batch(3), _fresh(chance, 5)), decides=(("discard", chance.choice([2, 3])),)),
         Run((Batch(chance.choice([3, 5]), is_empty=True), replace(_fresh(chance, 6), has_repeats=True), Batch(7))),
     )
     return Timeline("snapshot", chance.choice(SEASONS), runs)
