@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.histories import shrink, timelines
-from tests.histories.cases import Scene
+from tests.histories.cases import SIMPLEST, History, Scene, with_pick
+from tests.histories.play import Difference, Played
 from tests.histories.tables import DAILY, LIVES, MIXED, TRACKED, contract
 from tests.histories.timelines import Batch, Run, Timeline
+from tests.histories.vocabulary import FIELDS, NAMES, NULL
 
 from lakehouse.contracts.checks import check_contract
 from lakehouse.ledger import live as ledger
@@ -54,6 +58,28 @@ def test_every_step_of_shrinking_is_smaller(seed: int, plan: type[timelines.feed
     history = scene.draw(chance)
     for smaller in shrink._smaller(history):
         assert shrink._size(smaller) < shrink._size(history)
+
+
+def test_shrinking_ends_at_the_smallest_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that loses a null city after another record: two records are enough, and everything else is simple."""
+    place, null = NAMES.index("city"), FIELDS["city"].index(NULL)
+
+    def fails(history: History) -> bool:
+        return any(record.picks[place] == null for record in history[1:])
+
+    def play(_: object, scene: Scene, histories: Sequence[History], folder: Path) -> Played:
+        found = [Difference(n, MIXED, 2, [], []) for n, history in enumerate(histories) if fails(history)]
+        return Played(len(histories), found, [])
+
+    monkeypatch.setattr(shrink, "play", play)
+    chance = random.Random(0)  # noqa: S311 - a seed, not a secret
+    scene = Scene((LIVES, MIXED), timelines.feed(chance))
+    failing = [history for history in (scene.draw(chance) for _ in range(50)) if fails(history) and len(history) > 5]
+    small, history, difference = shrink.shrink(object, scene, failing, [], Path())
+    assert [record.picks for record in history] == [SIMPLEST, with_pick(SIMPLEST, "city", null)]
+    assert small.shapes == (MIXED,) and len(small.timeline.runs) == 2
+    told = shrink.told(small, history, difference)
+    assert "null" in told and len(told.splitlines()) < 20
 
 
 @pytest.mark.parametrize("plan", PLANS)
