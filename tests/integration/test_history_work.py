@@ -140,7 +140,8 @@ def _late_keys_alone_are_folded_again(worked: Worked) -> None:
 
 
 Columns = frozenset[str]
-PLACES = frozenset({"_file", "_pos", "_spec_id", "_partition"})
+# What Iceberg knows of a row without reading one of the table's columns.
+PLACES = frozenset({"_file", "_pos", "_spec_id", "_partition", "_row_id", "_last_updated_sequence_number"})
 
 
 @contextmanager
