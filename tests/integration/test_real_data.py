@@ -1,14 +1,16 @@
 """All 305 real days through the whole pipeline, against figures that stand in the data's own README.
 
 The history of both dimensions is compared, version by version, with the reference fold over the files as Python's csv
-module reads them.
+module reads them. Days that land in random order and groups, or one by one in reverse, give the same tables.
 """
 
 from __future__ import annotations
 
 import csv
+import random
+import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from tests.integration.conftest import NewLake
+from tests.integration.pipeline import fingerprints, land_files, run
 from tests.reference import Observation, Rules, fold
 
 from lakehouse.contracts.derive import compile_column
@@ -25,6 +28,7 @@ from lakehouse.contracts.model import Contract
 from lakehouse.core.names import TableName
 from lakehouse.core.types import DataType
 from lakehouse.engine.publish import Lake
+from lakehouse.engine.report import TableReport
 from lakehouse.engine.run import run_waiting
 from lakehouse.landing.land import Request, land
 from lakehouse.ledger.accounting import accounts
@@ -44,6 +48,9 @@ pytestmark = [
 
 ROWS = 541_909
 NET = Decimal("9747747.9340")
+GROUPS = (2, 3, 4, 5)
+REVERSED = 20
+LANDED_AT_ONCE = 10
 TWO_COUNTRIES = {"12370", "12394", "12417", "12422", "12429", "12431", "12455", "12457"}
 
 
@@ -171,6 +178,45 @@ def test_a_customer_who_went_back_and_forth(published: Published) -> None:
     assert [v["country"] for v in versions] == ["Cyprus", "Austria", "Cyprus"]
     assert [v["is_current"] for v in versions] == [False, False, True]
     assert versions[0]["effective_to"] == versions[1]["effective_from"]
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_any_order_gives_the_same_tables(
+    groups: int, published: Published, new_lake: NewLake, tmp_path: Path, chance: random.Random
+) -> None:
+    """All days in random order, cut into so many runs at random."""
+    days = sorted(DATA.glob("*.csv"))
+    chance.shuffle(days)
+    cuts = [0, *sorted(chance.sample(range(1, len(days)), groups - 1)), len(days)]
+    lake = new_lake()
+    for number, (low, high) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        _take(lake, published.contract, days[low:high], tmp_path / str(number))
+    assert fingerprints(lake, [published.contract]) == fingerprints(published.lake, [published.contract])
+
+
+def test_days_in_reverse_give_the_same_tables(published: Published, new_lake: NewLake, tmp_path: Path) -> None:
+    """The first days, one run each, the last one first: every key that stands in two of them is late."""
+    days = sorted(DATA.glob("*.csv"))[:REVERSED]
+    lake, in_order = new_lake(), new_lake()
+    for day in reversed(days):
+        reports = _take(lake, published.contract, [day], tmp_path / day.stem)
+    assert {report.table.name: report.late_keys > 0 for report in reports if report.table.name.startswith("dim")} == {
+        "dim_customer": True,
+        "dim_product": True,
+    }
+    _take(in_order, published.contract, days, tmp_path / "in-order")
+    assert fingerprints(lake, [published.contract]) == fingerprints(in_order, [published.contract])
+
+
+def _take(lake: Lake, contract: Contract, days: Sequence[Path], root: Path) -> list[TableReport]:
+    """Land some days in their order, a few at a time, and run."""
+    for first in range(0, len(days), LANDED_AT_ONCE):
+        part = root / str(first)
+        part.mkdir(parents=True)
+        for day in days[first : first + LANDED_AT_ONCE]:
+            shutil.copy(day, part)
+        land_files(lake, [contract], part)
+    return run(lake, [contract])
 
 
 def _store(published: Published) -> ObjectStore:
