@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lakehouse.core.names import TableName
+
+
+@dataclass(frozen=True)
+class DeclaredMart:
+    """One mart. Without a ``key`` it is replaced whole in every run; with one, only rows that differ are written.
+
+    ``changed_by`` names the column that says which rows a change of a silver table concerns: for a fact the unit, for
+    a dimension the member's durable key. Without it, all rows are computed anew and compared.
+    """
+
+    table: TableName
+    description: str
+    columns: Mapping[str, Mapping[str, Any]]
+    partition: tuple[str, ...] = ()
+    sort: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    changed_by: Mapping[str, str] | None = None
 
 
 def mart_models(project: Path) -> list[dict[str, Any]]:
@@ -18,6 +37,19 @@ def mart_models(project: Path) -> list[dict[str, Any]]:
         for path in sorted((project / "models" / "marts").glob("*.yml"))
         for model in yaml.safe_load(path.read_text("utf-8")).get("models", [])
     ]
+
+
+def declared_marts(project: Path) -> list[DeclaredMart]:
+    """The marts, in the order of the files."""
+    return [_mart(model) for model in mart_models(project)]
+
+
+def _mart(model: Mapping[str, Any]) -> DeclaredMart:
+    meta = model.get("config", {}).get("meta", {})
+    lists = {name: tuple(meta.get(name, ())) for name in ("partition", "sort", "key")}
+    columns = {column["name"]: column for column in model["columns"]}
+    table = TableName("gold", model["name"])
+    return DeclaredMart(table, model["description"], columns, **lists, changed_by=meta.get("changed_by"))
 
 
 def mart_names(project: Path) -> list[TableName]:
