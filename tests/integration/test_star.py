@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,18 @@ from tests.reference_star import Version, resolve
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.marts import declared_marts
+from lakehouse.contracts.model import Contract
+from lakehouse.core.names import TableName
 from lakehouse.core.settings import PROJECT_ROOT
 from lakehouse.engine.gold import Marts, run_gold
+from lakehouse.engine.publish import Lake, Target, publish
+from lakehouse.engine.tables import TableSpec, silver_spec
+from lakehouse.ledger.watermark import STAMP_PROPERTY, Head, Stamp, ancestors, summary_of
 from lakehouse.samples.make import make_samples
-from lakehouse.samples.plan import Options
+from lakehouse.samples.plan import EPOCH, Options, days
 
 if TYPE_CHECKING:
     from tests.integration.conftest import NewLake
-
-    from lakehouse.engine.publish import Lake
 
 CONTRACTS = load_contracts(PROJECT_ROOT / "include" / "contracts")
 ALL = list(CONTRACTS.values())
@@ -46,6 +50,7 @@ MEMBERS = {
     ),
 }
 """For each member of the star: its key, its dimension, and the star's columns with those of the dimension."""
+FIRST_VERSION = dict.fromkeys([dimension for _, dimension, _ in MEMBERS.values()], "first_version")
 Rows = list[dict[str, Any]]
 
 
@@ -115,20 +120,21 @@ def marts(lake: Lake) -> dict[str, Counter[tuple[Any, ...]]]:
     return {str(m.table): Counter(tuple(r[c] for c in m.columns) for r in content(lake, str(m.table))) for m in MARTS}
 
 
-def expected_star(lake: Lake) -> Counter[tuple[Any, ...]]:
-    """The star as the reference resolves it from silver."""
+def expected_star(lake: Lake, before_first: Mapping[str, str] = FIRST_VERSION) -> Counter[tuple[Any, ...]]:
+    """The star as the reference resolves it from silver. ``before_first`` is by dimension."""
     histories: dict[str, Mapping[str, list[Version]]] = {}
-    for member, (_, dimension, _) in MEMBERS.items():
+    for _, dimension, _ in MEMBERS.values():
         found: dict[str, list[Version]] = defaultdict(list)
         for version in sorted(content(lake, f"silver.{dimension}"), key=lambda v: v["effective_from"]):
             found[version["_key"]].append(version)
-        histories[member] = found
+        histories[dimension] = found
     star = next(m for m in MARTS if m.table.name == "sales_star")
     expected: Counter[tuple[Any, ...]] = Counter()
     for line in content(lake, "silver.fact_sales_line"):
         row = line | {"line_key": line["_key"]}
-        for member, (key, _, columns) in MEMBERS.items():
-            version, status = resolve(line[key], line["invoice_at"], histories[member].get(line[key], []))
+        for member, (key, dimension, columns) in MEMBERS.items():
+            versions = histories[dimension].get(line[key], [])
+            version, status = resolve(line[key], line["invoice_at"], versions, before_first[dimension])
             row[f"{member}_status"] = status
             row[f"{member}_version_key"] = version["_version_key"] if version else None
             row |= {ours: version[theirs] if version else None for ours, theirs in columns.items()}
@@ -139,6 +145,10 @@ def expected_star(lake: Lake) -> Counter[tuple[Any, ...]]:
 def run_and_check(lake: Lake) -> dict[str, tuple[int, int]]:
     """Run what is pending. Returns what was written to each mart: exactly the difference between before and after."""
     run(lake, ALL)
+    return gold_and_check(lake)
+
+
+def gold_and_check(lake: Lake) -> dict[str, tuple[int, int]]:
     present = lake.catalog.table_exists("gold.sales_star")
     before = marts(lake) if present else {str(m.table): Counter() for m in MARTS}
     written = {str(r.table): (r.rows_added, r.rows_removed) for r in run_gold(Marts(lake, ALL))}
@@ -167,7 +177,7 @@ def test_the_star_is_a_plain_resolution_whatever_arrives_in_which_order(
     new_lake: NewLake, feed: str, tmp_path: Path, chance: random.Random
 ) -> None:
     lake, seen = new_lake(), set()
-    for _ in range(5):
+    for _ in range(4):
         arrive(chance, tmp_path, feed)
         land_files(lake, ALL, tmp_path)
         run_and_check(lake)
@@ -176,3 +186,158 @@ def test_the_star_is_a_plain_resolution_whatever_arrives_in_which_order(
     made = marts(lake)
     assert len(run_gold(Marts(lake, ALL, whole=True))) == len(MARTS)
     assert marts(lake) == made
+
+
+STAR = TableName("gold", "sales_star")
+ROOM_BYTES = 64 * 1024
+"""What the footers and columns of one small file take, whatever is in it."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def days_made(folder: Path) -> list[Path]:
+    """The files of some days, none of them in the sources' folder yet."""
+    make_samples(Options(size=0.2, is_clean=True), days(EPOCH, 6), folder / "made", crm_dsn="", domains=("retail",))
+    (folder / "retail" / "sales").mkdir(parents=True)
+    return sorted((folder / "made" / "retail" / "sales").glob("*.csv*"))
+
+
+@pytest.fixture(scope="module")
+def worked(new_lake: NewLake, folder: Path, days_made: list[Path]) -> Lake:
+    """A lake with all days but the last. The tests below go on with it in turn."""
+    lake = new_lake()
+    for path in days_made[:-1]:
+        (folder / "retail" / "sales" / path.name).write_bytes(path.read_bytes())
+    take(lake, folder)
+    assert run_gold(Marts(lake, ALL))
+    return lake
+
+
+def take(lake: Lake, folder: Path) -> None:
+    sources = [c for c in ALL if c.name in ("retail.sales", "crm.catalogue") and (folder / c.domain).is_dir()]
+    land_files(lake, sources, folder)
+    run(lake, sources)
+
+
+def unit_of(path: Path) -> date:
+    return date.fromisoformat(path.name[:10])
+
+
+def star_bytes(lake: Lake) -> int:
+    """The size of the star's live data files."""
+    files = lake.spark.sql("SELECT sum(file_size_in_bytes) FROM lakehouse.gold.sales_star.data_files")
+    return int(files.collect()[0][0])
+
+
+def bytes_written(lake: Lake, before: int) -> int:
+    """What a run that replaced no file added to the star."""
+    return star_bytes(lake) - before
+
+
+def test_one_more_day_writes_that_day(worked: Lake, folder: Path, days_made: list[Path]) -> None:
+    before, size = len(content(worked, str(STAR))), star_bytes(worked)
+    last = days_made[-1]
+    (folder / "retail" / "sales" / last.name).write_bytes(last.read_bytes())
+    take(worked, folder)
+    added, removed = gold_and_check(worked)[str(STAR)]
+    lines = sum(row["_unit"] == unit_of(last) for row in content(worked, "silver.fact_sales_line"))
+    assert added - removed == lines > 0 and added < 2 * lines < before
+    assert bytes_written(worked, size) <= 2.5 * size * added / before + ROOM_BYTES
+
+
+def test_a_late_member_heals_its_own_lines(worked: Lake, folder: Path) -> None:
+    lines = Counter(row["stock_code"] for row in content(worked, str(STAR)))
+    code, count = lines.most_common(1)[0]
+    size = star_bytes(worked)
+    path = folder / "crm" / "catalogue" / f"{EPOCH - timedelta(days=30)}.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"sku": code, "name": "found", "category": "late", "list_price": "1.00"}) + "\n")
+    take(worked, folder)
+    assert gold_and_check(worked)[str(STAR)] == (count, count)
+    healed = [row for row in content(worked, str(STAR)) if row["catalogue_status"] == "known"]
+    assert len(healed) == count and {row["stock_code"] for row in healed} == {code}
+    assert bytes_written(worked, size) <= 2.5 * size * count / lines.total() + ROOM_BYTES
+
+
+def test_a_restated_day_replaces_its_lines(worked: Lake, folder: Path, days_made: list[Path]) -> None:
+    path = folder / "retail" / "sales" / days_made[1].name
+    header, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *lines[:-5], lines[0]]))  # five lines less, and one a second time
+    take(worked, folder)
+    added, removed = gold_and_check(worked)[str(STAR)]
+    assert removed - added == 4 and 1 <= added < len(lines) / 2
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Publishes a dimension without some versions, and changes no other row."""
+
+    lake: Lake
+    table: str
+    condition: str
+
+    def specs(self) -> Sequence[TableSpec]:
+        return [silver_spec(CONTRACTS["retail.sales"], self.table)]
+
+    def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _Removed:
+        return _Removed(attempt, self.condition, heads)
+
+
+@dataclass(frozen=True)
+class _Removed:
+    attempt: str
+    condition: str
+    heads: Mapping[TableName, Head]
+
+    def stamps(self) -> Mapping[TableName, Stamp]:
+        return {table: replace(head.stamp, attempt=self.attempt) for table, head in self.heads.items() if head.stamp}
+
+    def write(self, targets: Mapping[TableName, Target]) -> None:
+        for target in targets.values():
+            target.delete(self.condition)
+            target.append_nothing()
+
+    def gate(self, targets: Mapping[TableName, Target]) -> None:
+        """Nothing looks."""
+
+
+def test_the_contract_says_what_holds_before_the_first_version(worked: Lake, folder: Path) -> None:
+    """A product is renamed on the last day; then its first version goes, and nothing else of it is written again."""
+    path = max((folder / "retail" / "sales").glob("*.csv*"))
+    rows = [row for row in content(worked, str(STAR)) if row["line_kind"] == "sale" and row["customer_id"]]
+    sold = {row["stock_code"]: row["description"] for row in rows if row["_unit"] == unit_of(path)}
+    code = next(r["stock_code"] for r in rows if r["_unit"] < unit_of(path) and r["stock_code"] in sold)
+    text = sold[code].strip()
+    path.write_text(path.read_text().replace(text, f"{text} RENAMED"))
+    take(worked, folder)
+    gold_and_check(worked)
+    versions = [v for v in content(worked, "silver.dim_product") if v["stock_code"] == code]
+    first = min(versions, key=lambda version: version["effective_from"])
+    assert len(versions) > 1
+    publish(worked, Removal(worked, "dim_product", f"_version_key = '{first['_version_key']}'"))
+    added, removed = gold_and_check(worked)[str(STAR)]
+    assert added == removed > 0
+
+    said = CONTRACTS["retail.sales"].model_dump(mode="json", exclude_defaults=True)
+    said["tables"]["fact_sales_line"]["references"][1]["before_first"] = "unknown"
+    contracts = [Contract.model_validate(said) if c.name == "retail.sales" else c for c in ALL]
+    run_gold(Marts(worked, contracts))
+    assert marts(worked)[str(STAR)] == expected_star(worked, FIRST_VERSION | {"dim_product": "unknown"})
+    unknown = [row for row in content(worked, str(STAR)) if row["product_status"] == "unknown"]
+    assert len(unknown) == added and {row["stock_code"] for row in unknown} == {code}
+
+
+def test_a_rolled_back_table_makes_the_marts_anew(worked: Lake) -> None:
+    assert run_gold(Marts(worked, ALL))  # as the contracts say
+    before = marts(worked)
+    table = worked.catalog.load_table("silver.fact_sales_line")
+    stamped = [s.snapshot_id for s in ancestors(table) if STAMP_PROPERTY in summary_of(s)]
+    worked.spark.sql(f"CALL lakehouse.system.rollback_to_snapshot('silver.fact_sales_line', {stamped[1]})")
+    written = {r.table: r.rows_added for r in run_gold(Marts(worked, ALL))}
+    after = marts(worked)[str(STAR)]
+    assert after == expected_star(worked) != before[str(STAR)]
+    assert written[STAR] == after.total()

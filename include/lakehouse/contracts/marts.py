@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lakehouse.contracts.model import Contract
 from lakehouse.core.names import TableName
 
 
@@ -57,10 +58,14 @@ def mart_names(project: Path) -> list[TableName]:
     return [TableName("gold", model["name"]) for model in mart_models(project)]
 
 
-def project_fingerprint(project: Path) -> str:
-    """A hash of everything in the dbt project that decides the marts' content."""
+def project_fingerprint(project: Path, contracts: Sequence[Contract]) -> str:
+    """A hash of everything in the dbt project, and of what it takes from contracts, that decides the marts' content."""
     digest = hashlib.sha256()
     files = [*project.glob("macros/**/*"), *project.glob("models/**/*"), project / "dbt_project.yml"]
     for path in sorted(file for file in files if file.is_file() and "generated" not in file.parts):
         digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes() + b"\0")
+    for contract in contracts:
+        for name, table in contract.tables.items():
+            for reference in table.references:
+                digest.update(f"{name} {reference.table} {reference.before_first}\0".encode())
     return digest.hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,12 @@ class MartsBroken(LakehouseError):
 
 
 def write_sources(project: Path, contracts: Sequence[Contract]) -> Path:
-    """Generate dbt's sources from the contracts."""
+    """Generate dbt's sources from the contracts, with what macros need of them."""
     tables = [
         {
             "name": name,
             "description": table.description,
+            "config": {"meta": {"before_first": {ref.table: ref.before_first for ref in table.references}}},
             "columns": [{"name": c, "description": spec.description} for c, spec in silver_columns(table).items()],
         }
         for contract in contracts
@@ -39,7 +41,9 @@ def write_sources(project: Path, contracts: Sequence[Contract]) -> Path:
     path.parent.mkdir(exist_ok=True)
     text = yaml.safe_dump({"version": 2, "sources": [{"name": "silver", "tables": tables}]}, sort_keys=False)
     if not path.exists() or path.read_text("utf-8") != text:  # an equal file keeps dbt's parse cache warm
-        path.write_text(text, "utf-8")
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_text(text, "utf-8")
+        beside.replace(path)  # another run of the same project never reads half a file
     return path
 
 

@@ -58,7 +58,7 @@ class Marts:
 
     @cached_property
     def fingerprint(self) -> str:
-        return project_fingerprint(self.project)
+        return project_fingerprint(self.project, self.contracts)
 
     @cached_property
     def kinds(self) -> dict[str, str]:
