@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from lakehouse.contracts.marts import declared_marts
 from lakehouse.contracts.model import Contract
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import PROJECT_ROOT
+from lakehouse.engine.dbt_build import MartsBroken
 from lakehouse.engine.gold import Marts, run_gold
 from lakehouse.engine.publish import Lake, Target, publish
 from lakehouse.engine.tables import TableSpec, silver_spec
@@ -341,3 +343,16 @@ def test_a_rolled_back_table_makes_the_marts_anew(worked: Lake) -> None:
     after = marts(worked)[str(STAR)]
     assert after == expected_star(worked) != before[str(STAR)]
     assert written[STAR] == after.total()
+
+
+def test_a_table_that_changed_by_forgets_is_refused(worked: Lake, tmp_path: Path) -> None:
+    project = tmp_path / "dbt"
+    shutil.copytree(PROJECT_ROOT / "include" / "dbt", project)
+    path = project / "models" / "marts" / "marts.yml"
+    path.write_text(path.read_text().replace("          dim_product: product_key\n", ""))
+    lake = Lake(worked.spark, worked.settings.model_copy(update={"dbt": project}))
+    before, ansi = marts(worked), worked.spark.conf.get("spark.sql.ansi.enabled")
+    with pytest.raises(MartsBroken, match="changed_by of mart sales_star names .*; its SQL reads .*dim_product"):
+        run_gold(Marts(lake, ALL))
+    assert marts(worked) == before
+    assert worked.spark.conf.get("spark.sql.ansi.enabled") == ansi == "true"

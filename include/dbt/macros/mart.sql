@@ -21,8 +21,10 @@
   {{ return({'relations': [this]}) }}
 {% endmaterialization %}
 
-{#- One commit with the rows that differ, and their number of rows written. What the SQL gives twice is written twice,
-    so that the mart's own test finds it, as it would after an overwrite. -#}
+{#- One commit with the rows that differ. The rows that are there are read once, with the place where they are stored,
+    so that the merge finds them by place and reads no column; one that it did not find would be written a second time,
+    and the mart's tests would refuse it. What the SQL gives twice is written twice, so that they find it as they would
+    after an overwrite. -#}
 {% macro merge_what_differs(columns, key, sql) %}
   {%- set keys = key | join(', ') -%}
   merge into {{ this }} t using (
@@ -34,16 +36,17 @@
       )
     ),
     present as (
-      select {{ keys }}, struct({{ columns | join(', ') }}) as line from {{ this }} where {{ changed(this.identifier) }}
+      select {{ keys }}, _file as at_file, _pos as at_pos, struct({{ columns | join(', ') }}) as line
+      from {{ this }} where {{ changed(this.identifier) }}
     )
     select
-      coalesce(w.line, p.line) as line,
+      w.line, p.at_file, p.at_pos,
       case when p.line is null then 'insert' when w.line is null then 'delete' else 'update' end as what
     from wanted w full outer join present p
       on {% for each in key %}w.{{ each }} = p.{{ each }} and {% endfor %}w.copy = 1
     where not (w.line <=> p.line)
   ) s
-  on {% for each in key %}t.{{ each }} = s.line.{{ each }} and {% endfor %}s.what <> 'insert'
+  on t._file = s.at_file and t._pos = s.at_pos
   when matched and s.what = 'delete' then delete
   when matched then update set {% for each in columns %}t.{{ each }} = s.line.{{ each }}{{ ', ' if not loop.last }}{% endfor %}
   when not matched then insert ({{ columns | join(', ') }})

@@ -93,9 +93,11 @@ def _invoke(settings: Settings, arguments: Sequence[str]) -> None:
     result = dbtRunner().invoke([*arguments, *map(str, paths), *quiet])
     if result.success:
         return
+    if isinstance(result.exception, KeyboardInterrupt):
+        raise result.exception
     if result.exception is not None:
         raise MartsBroken(
-            f"dbt cannot run the marts: {result.exception}",
+            f"dbt cannot run the marts: {result.exception or type(result.exception).__name__}",
             where=str(settings.dbt),
             untouched="all marts",
             todo="correct the model or test that the message names, then run again",
