@@ -93,8 +93,8 @@ def _invoke(settings: Settings, arguments: Sequence[str]) -> None:
     result = dbtRunner().invoke([*arguments, *map(str, paths), *quiet])
     if result.success:
         return
-    if isinstance(result.exception, KeyboardInterrupt):
-        raise result.exception
+    if result.exception is not None and not isinstance(result.exception, Exception):
+        raise result.exception  # dbt catches what should end the process, too: an interrupt is no error of the marts
     if result.exception is not None:
         raise MartsBroken(
             f"dbt cannot run the marts: {result.exception or type(result.exception).__name__}",
