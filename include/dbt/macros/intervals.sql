@@ -30,3 +30,9 @@ where effective_to is not null and (next_from is null or next_from > effective_t
 {% macro member_status(key, status) -%}
 case when {{ key }} is null then 'not_stated' else coalesce({{ status }}, 'unknown') end
 {%- endmacro %}
+
+{#- Which version holds before a member's first, as the contract of the fact says. -#}
+{% macro before_first(fact, dimension) -%}
+  {%- if not execute -%}{{ return('first_version') }}{%- endif -%}
+  {{ return(graph.sources['source.' ~ project_name ~ '.silver.' ~ fact].config.meta.before_first[dimension]) }}
+{%- endmacro %}

@@ -1,95 +1,80 @@
-"""Gold: dbt builds and tests all marts on one branch, in the job's own session; then all are fast-forwarded."""
+"""Gold: dbt builds and tests all marts on one branch, in the job's own session; then all are fast-forwarded.
+
+A mart with a key is made by merging the rows that differ. Where its YAML says which rows a change of silver concerns,
+only those are computed. A mart is replaced whole when it is new, when the models changed, or when silver was rolled
+back behind what the mart was made of.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame
 
-from lakehouse.contracts.marts import mart_models, project_fingerprint
+from lakehouse.contracts.marts import DeclaredMart, declared_marts, project_fingerprint
 from lakehouse.contracts.model import Contract
-from lakehouse.core.errors import GateFailed, LakehouseError
-from lakehouse.core.names import TableName
-from lakehouse.core.settings import Settings
+from lakehouse.core import names
+from lakehouse.core.names import TableName, quote
+from lakehouse.engine.changes import Since, changed_members, changed_units, changes_since
+from lakehouse.engine.dbt_build import build, write_sources
 from lakehouse.engine.publish import Lake, Target, create_missing, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.spark_errors import readable
-from lakehouse.engine.tables import ColumnSpec, TableSpec, silver_columns, silver_spec
+from lakehouse.engine.tables import ColumnSpec, TableSpec, silver_spec
 from lakehouse.ledger.outstanding import gold_is_current, silver_attempts
 from lakehouse.ledger.watermark import Head, Stamp
 
 _WAP = "spark.wap.branch"
+_SAID = "lakehouse.mart"
 
 
-class MartsBroken(LakehouseError):
-    """The dbt project itself cannot be run: a model or a test has an error."""
-
-    exit_code = 3
-
-
-def mart_specs(project: Path) -> list[TableSpec]:
-    """The marts as their YAML declares them: columns with types and descriptions, partitioning and sort."""
-    return [_mart_spec(model) for model in mart_models(project)]
-
-
-def _mart_spec(model: Mapping[str, Any]) -> TableSpec:
-    meta = model.get("config", {}).get("meta", {})
-    columns = {c["name"]: ColumnSpec(c["data_type"], c["description"]) for c in model["columns"]}
-    name = TableName("gold", model["name"])
-    return TableSpec(name, model["description"], columns, meta.get("partition", ()), meta.get("sort", ()))
-
-
-def write_sources(project: Path, contracts: Sequence[Contract]) -> Path:
-    """Generate dbt's sources from the contracts."""
-    tables = [
-        {
-            "name": name,
-            "description": table.description,
-            "columns": [{"name": c, "description": spec.description} for c, spec in silver_columns(table).items()],
-        }
-        for contract in contracts
-        for name, table in contract.tables.items()
-    ]
-    path = project / "models" / "generated" / "sources.yml"
-    path.parent.mkdir(exist_ok=True)
-    text = yaml.safe_dump({"version": 2, "sources": [{"name": "silver", "tables": tables}]}, sort_keys=False)
-    if not path.exists() or path.read_text("utf-8") != text:  # an equal file keeps dbt's parse cache warm
-        path.write_text(text, "utf-8")
-    return path
+def mart_spec(mart: DeclaredMart) -> TableSpec:
+    """A mart's table, as its YAML declares it: columns with types and descriptions, partitioning and sort."""
+    columns = {name: ColumnSpec(c["data_type"], c["description"]) for name, c in mart.columns.items()}
+    return TableSpec(mart.table, mart.description, columns, mart.partition, mart.sort)
 
 
 @dataclass(frozen=True)
 class Marts:
-    """The gold layer of a lake."""
+    """The gold layer of a lake. ``whole``: replace every mart, whatever changed."""
 
     lake: Lake
     contracts: Sequence[Contract]
+    whole: bool = False
 
     @property
     def project(self) -> Path:
         return self.lake.settings.dbt
 
     @cached_property
-    def specs(self) -> list[TableSpec]:
-        return mart_specs(self.project)
+    def declared(self) -> list[DeclaredMart]:
+        return declared_marts(self.project)
 
     @cached_property
     def fingerprint(self) -> str:
-        return project_fingerprint(self.project)
+        return project_fingerprint(self.project, self.contracts)
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """The silver tables, each a fact or a dimension."""
+        return {name: table.kind for contract in self.contracts for name, table in contract.tables.items()}
+
+    @property
+    def is_current(self) -> bool:
+        return not self.whole and gold_is_current(self.lake.catalog, self.contracts, self.project)
 
 
 @readable()
 def run_gold(marts: Marts) -> list[TableReport]:
     """Build, test and publish all marts together, where silver or the models changed."""
     started = time.perf_counter()
-    if gold_is_current(marts.lake.catalog, marts.contracts, marts.project):
+    if marts.is_current:
         return []
     # A mart may read a source that has not landed yet.
     create_missing(
@@ -112,13 +97,13 @@ class _GoldJob:
     marts: Marts
 
     def specs(self) -> Sequence[TableSpec]:
-        return self.marts.specs
+        return [mart_spec(mart) for mart in self.marts.declared]
 
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _GoldWork | None:
-        catalog, contracts = self.marts.lake.catalog, self.marts.contracts
-        if gold_is_current(catalog, contracts, self.marts.project):
+        if self.marts.is_current:
             return None
-        return _GoldWork(self.marts, attempt, silver_attempts(catalog, contracts))
+        upstream = silver_attempts(self.marts.lake.catalog, self.marts.contracts)
+        return _GoldWork(self.marts, attempt, upstream, heads)
 
 
 @dataclass(frozen=True)
@@ -126,19 +111,85 @@ class _GoldWork:
     marts: Marts
     attempt: str
     upstream: Mapping[str, str]
+    heads: Mapping[TableName, Head]
 
     def stamps(self) -> Mapping[TableName, Stamp]:
         stamp = Stamp(self.attempt, self.marts.fingerprint, upstream=self.upstream)
-        return {spec.name: stamp for spec in self.marts.specs}
+        return {mart.table: stamp for mart in self.marts.declared}
 
     def write(self, targets: Mapping[TableName, Target]) -> None:
-        """Build and test in dbt's own order: a failed test stops what depends on its model, and the whole attempt."""
+        """Build and test in dbt's own order: a failed test stops what depends on its model, and the whole attempt.
+
+        Silver is not locked. If it moves on meanwhile, the stamp names the older attempts, and the next run compares
+        with those: it computes too much rather than too little.
+        """
+        lake = self.marts.lake
+        ways = {mart.table.name: self._way(mart) for mart in self.marts.declared}
+        said = {f"{_SAID}.{mart}.{name}": text for mart, way in ways.items() for name, text in way.said.items()}
+        views = {name: rows for way in ways.values() for name, rows in way.views.items()}
         target = next(iter(targets.values()))
-        with _on_branch(target), target.stamped_session(), _session_of_dbt(target.lake.spark):
-            _dbt(self.marts.lake.settings, ["build", "--fail-fast"])
+        with _on_branch(target), target.stamped_session(), _temporary_views(views):
+            build(lake.spark, lake.settings, said)
 
     def gate(self, targets: Mapping[TableName, Target]) -> None:
         """dbt's tests ran on the branch, as part of its build."""
+
+    def _way(self, mart: DeclaredMart) -> _Way:
+        stamp = self.heads[mart.table].stamp
+        if self.marts.whole or not mart.key or stamp is None or stamp.fingerprint != self.marts.fingerprint:
+            return _Way("overwrite")
+        since = changes_since(self.marts.lake, stamp.upstream, self.upstream)
+        if since is None:
+            return _Way("overwrite")
+        return self._concerned(mart, since) if mart.changed_by else _Way("merge")
+
+    def _concerned(self, mart: DeclaredMart, since: Sequence[Since]) -> _Way:
+        """The rows that the changes of silver concern: units of facts, and members of dimensions."""
+        lake, conditions = self.marts.lake, []
+        members: dict[str, list[DataFrame]] = {}
+        for each in since:
+            column = mart.changed_by.get(each.table.name) if mart.changed_by else None
+            if column and self.marts.kinds[each.table.name] == "fact":
+                conditions.append(_in_units(column, changed_units(lake, each)))
+            elif column:
+                members.setdefault(column, []).append(changed_members(lake, each))
+        views = {}
+        for column, keys in members.items():
+            changed = reduce(DataFrame.union, keys).distinct().localCheckpoint()  # MERGE cannot plan Iceberg reads here
+            if not changed.isEmpty():
+                name = f"changed_{mart.table.name}_{column}_{self.attempt}"
+                views[name] = changed
+                conditions.append(f"{quote(column)} IN (SELECT {names.KEY} FROM {name})")  # noqa: S608
+        return _Way("merge", " OR ".join(conditions) or "1 = 0", views)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How dbt brings a mart up to date: ``overwrite`` or ``merge``, and SQL for the rows that may have changed."""
+
+    how: str
+    changed: str = "1 = 1"
+    views: Mapping[str, DataFrame] = field(default_factory=dict)
+
+    @property
+    def said(self) -> dict[str, str]:
+        return {"how": self.how, "changed": self.changed}
+
+
+def _in_units(column: str, units: Sequence[date]) -> str:
+    days = ", ".join(f"DATE '{unit.isoformat()}'" for unit in units)
+    return f"{quote(column)} IN ({days})" if units else "1 = 0"
+
+
+@contextmanager
+def _temporary_views(views: Mapping[str, DataFrame]) -> Iterator[None]:
+    for name, rows in views.items():
+        rows.createOrReplaceTempView(name)
+    try:
+        yield
+    finally:
+        for name, rows in views.items():
+            rows.sparkSession.catalog.dropTempView(name)
 
 
 @contextmanager
@@ -149,42 +200,3 @@ def _on_branch(target: Target) -> Iterator[None]:
         yield
     finally:
         conf.unset(_WAP)
-
-
-@contextmanager
-def _session_of_dbt(spark: SparkSession) -> Iterator[None]:
-    """Make this session the one that dbt finds: it asks for the process's first, which may know another catalog."""
-    first = SparkSession._instantiatedSession
-    SparkSession._instantiatedSession = spark
-    try:
-        yield
-    finally:
-        SparkSession._instantiatedSession = first
-
-
-def _dbt(settings: Settings, arguments: Sequence[str]) -> None:
-    from dbt.cli.main import dbtRunner
-
-    target = settings.home / "dbt"
-    paths = ["--project-dir", settings.dbt, "--profiles-dir", settings.dbt]
-    paths += ["--target-path", target, "--log-path", target / "logs"]
-    quiet = ["--quiet", "--no-use-colors", "--no-version-check", "--no-write-json", "--log-level", "none"]
-    result = dbtRunner().invoke([*arguments, *map(str, paths), *quiet])
-    if result.success:
-        return
-    if result.exception is not None:
-        raise MartsBroken(
-            f"dbt cannot run the marts: {result.exception}",
-            where=str(settings.dbt),
-            untouched="all marts",
-            todo="correct the model or test that the message names, then run again",
-        )
-    failed = [r for r in result.result.results if r.status in ("fail", "error", "runtime error")]
-    lines = "; ".join(f"{r.node.name}: {(r.message or r.status).strip().splitlines()[0]}" for r in failed)
-    kind = GateFailed if all(r.status == "fail" for r in failed) else MartsBroken
-    raise kind(
-        f"the marts were not published: {lines}",
-        where="gold, " + ", ".join(sorted({r.node.original_file_path for r in failed})),
-        untouched="main of every mart; what was built stays on the attempt's branch until the next run",
-        todo="correct the data or the model, then run again; silver is published already",
-    )

@@ -31,7 +31,7 @@ def gold_is_current(catalog: Catalog, contracts: Sequence[Contract], project: Pa
     wanted = silver_attempts(catalog, contracts)
     if not any(wanted.values()):
         return True  # nothing was ever published that a mart could show
-    fingerprint = project_fingerprint(project)
+    fingerprint = project_fingerprint(project, contracts)
     stamps = [read_head(catalog, name).stamp for name in mart_names(project)]
     return all(s is not None and s.fingerprint == fingerprint and dict(s.upstream) == wanted for s in stamps)
 

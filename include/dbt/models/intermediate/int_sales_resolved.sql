@@ -1,4 +1,4 @@
-{#- The star join: each line with the versions of its members that were valid at its time. -#}
+{#- The star join: each line that may have changed, with the versions of its members that were valid at its time. -#}
 select
   s.*,
   c.version_key as customer_version_key, {{ member_status('s.customer_key', 'c.member_status') }} as customer_status,
@@ -9,7 +9,7 @@ select
   r.segment as crm_segment,
   k.version_key as catalogue_version_key, {{ member_status('s.product_key', 'k.member_status') }} as catalogue_status,
   k.category as catalogue_category, k.list_price
-from {{ ref('stg_sales_lines') }} s
+from (select * from {{ ref('stg_sales_lines') }} where {{ changed('sales_star') }}) s
 {% for alias, model, key in [
   ('c', 'stg_customers', 'customer_key'), ('p', 'stg_products', 'product_key'),
   ('r', 'stg_crm_customers', 'customer_key'), ('k', 'stg_catalogue', 'product_key')

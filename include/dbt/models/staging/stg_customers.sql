@@ -1,1 +1,1 @@
-{{ intervals(source('silver', 'dim_customer'), ['country']) }}
+{{ intervals(source('silver', 'dim_customer'), ['country'], before_first('fact_sales_line', 'dim_customer')) }}

@@ -1,0 +1,123 @@
+"""Running dbt in the job's own Spark session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyspark.sql import SparkSession
+
+from lakehouse.contracts.model import Contract
+from lakehouse.core.errors import GateFailed, LakehouseError
+from lakehouse.core.settings import Settings
+from lakehouse.engine.tables import silver_columns
+
+_ANSI = "spark.sql.ansi.enabled"
+
+
+class MartsBroken(LakehouseError):
+    """The dbt project itself cannot be run: a model or a test has an error."""
+
+    exit_code = 3
+
+
+def write_sources(project: Path, contracts: Sequence[Contract]) -> Path:
+    """Generate dbt's sources from the contracts, with what macros need of them."""
+    tables = [
+        {
+            "name": name,
+            "description": table.description,
+            "config": {"meta": {"before_first": {ref.table: ref.before_first for ref in table.references}}},
+            "columns": [{"name": c, "description": spec.description} for c, spec in silver_columns(table).items()],
+        }
+        for contract in contracts
+        for name, table in contract.tables.items()
+    ]
+    path = project / "models" / "generated" / "sources.yml"
+    path.parent.mkdir(exist_ok=True)
+    text = yaml.safe_dump({"version": 2, "sources": [{"name": "silver", "tables": tables}]}, sort_keys=False)
+    if not path.exists() or path.read_text("utf-8") != text:  # an equal file keeps dbt's parse cache warm
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_text(text, "utf-8")
+        beside.replace(path)  # another run of the same project never reads half a file
+    return path
+
+
+def build(spark: SparkSession, settings: Settings, said: Mapping[str, str]) -> None:
+    """Build and test all models, in dbt's own order; the first error or failed test ends it.
+
+    ``said`` is what macros may ask of the engine, by name. Raises :class:`GateFailed` where tests failed, and
+    :class:`MartsBroken` where a model or a test could not be run.
+    """
+    with _conf(spark, said), _session_of_dbt(spark):
+        _invoke(settings, ["build", "--fail-fast"])
+
+
+@contextmanager
+def _conf(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
+    for name, value in values.items():
+        spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name in values:
+            spark.conf.unset(name)
+
+
+@contextmanager
+def _session_of_dbt(spark: SparkSession) -> Iterator[None]:
+    """Make this session the one that dbt finds: it asks for the process's first, which may know another catalog.
+
+    dbt's adapter turns Spark's ANSI mode off for good in the session that it gets; here only for as long as it runs.
+    """
+    first, ansi = SparkSession._instantiatedSession, str(spark.conf.get(_ANSI))
+    SparkSession._instantiatedSession = spark
+    try:
+        yield
+    finally:
+        SparkSession._instantiatedSession = first
+        spark.conf.set(_ANSI, ansi)
+
+
+def _invoke(settings: Settings, arguments: Sequence[str]) -> None:
+    from dbt.cli.main import dbtRunner
+
+    target = settings.home / "dbt"
+    paths = ["--project-dir", settings.dbt, "--profiles-dir", settings.dbt]
+    paths += ["--target-path", target, "--log-path", target / "logs"]
+    quiet = ["--quiet", "--no-use-colors", "--no-version-check", "--no-write-json", "--log-level", "none"]
+    result = dbtRunner().invoke([*arguments, *map(str, paths), *quiet])
+    if result.success:
+        return
+    if result.exception is not None and not isinstance(result.exception, Exception):
+        raise result.exception  # dbt catches what should end the process, too: an interrupt is no error of the marts
+    if result.exception is not None:
+        raise MartsBroken(
+            f"dbt cannot run the marts: {result.exception or type(result.exception).__name__}",
+            where=str(settings.dbt),
+            untouched="all marts",
+            todo="correct the model or test that the message names, then run again",
+        )
+    raise _failed(list(result.result.results))
+
+
+def _failed(results: Sequence[Any]) -> LakehouseError:
+    failed = [r for r in results if r.status not in ("success", "pass", "warn", "skipped")]
+    lines = "; ".join(f"{r.node.name}: {_said(r)}" for r in failed) or "dbt did not say why"
+    kind = GateFailed if failed and all(r.status == "fail" for r in failed) else MartsBroken
+    return kind(
+        f"the marts were not published: {lines}",
+        where="gold, " + ", ".join(sorted({r.node.original_file_path for r in failed})),
+        untouched="main of every mart; what was built stays on the attempt's branch until the next run",
+        todo="correct the data or the model, then run again; silver is published already",
+    )
+
+
+def _said(result: Any) -> str:
+    """What dbt says of a node, without the JVM's stack: the line that names the error, not only its kind."""
+    lines = [line.strip() for line in (result.message or str(result.status)).strip().splitlines()]
+    return " ".join(lines[:2])
