@@ -1,4 +1,7 @@
-"""A history kept by a dbt snapshot on DuckDB: the check strategy over all columns, in one process through dbtRunner."""
+"""A history kept by a dbt snapshot on DuckDB: the check strategy over all columns, in one process through dbtRunner.
+
+What arrives is always read through one link, so that dbt finds its project unchanged and parses nothing anew.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,17 @@ def write_project(folder: Path, files: dict[str, str]) -> None:
         path.write_text(text)
 
 
+def point(link: Path, target: Path) -> None:
+    """Make a link to another file."""
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def variables(database: Path, arrived: Path) -> dict[str, str]:
+    """What the project reads from its environment."""
+    return {"HISTORY_DATABASE": str(database), "HISTORY_FILE": str(arrived), "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"}
+
+
 def run_snapshot(folder: Path) -> None:
     """``dbt snapshot`` in this process. Raises RuntimeError with what dbt said."""
     from dbt.cli.main import dbtRunner
@@ -84,14 +98,15 @@ class DbtDuckdb:
         write_project(self._folder, {"models/sources.yml": _SOURCES, "snapshots/history.yml": _SNAPSHOT % columns})
         self._database().unlink(missing_ok=True)
         self.apply("base")
-        shutil.move(self._database(), self._folder / "base.duckdb")
+        self._database().replace(self._folder / "base.duckdb")
 
     def reset(self, kind: str) -> None:
         shutil.copyfile(self._folder / "base.duckdb", self._database())
 
     def apply(self, kind: str) -> dict[str, Any]:
-        os.environ["HISTORY_DATABASE"] = str(self._database())
-        os.environ["HISTORY_FILE"] = str(self.place.data(kind))
+        arrived = self._folder / "arrived.parquet"
+        point(arrived, self.place.data(kind))
+        os.environ |= variables(self._database(), arrived)
         run_snapshot(self._folder)
         close_database()  # a history that is only in the write-ahead log is not written yet
         return {"bytes_of_database": self._database().stat().st_size}
@@ -104,9 +119,7 @@ class DbtDuckdb:
         target.mkdir(parents=True, exist_ok=True)
         names = "dbt_valid_from AS effective_from, dbt_valid_to AS effective_to, dbt_valid_to IS NULL AS is_current"
         with duckdb.connect(self._database(), read_only=True) as connection:
-            connection.sql(
-                f"COPY (SELECT {', '.join(COLUMNS)}, {names} FROM dim_customer) TO '{target}/part.parquet'"
-            )
+            connection.sql(f"COPY (SELECT {', '.join(COLUMNS)}, {names} FROM dim_customer) TO '{target}/part.parquet'")
 
     def close(self) -> None:
         """Nothing was started."""

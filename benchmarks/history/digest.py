@@ -1,6 +1,6 @@
 """One digest for every contestant's table, by a program that belongs to none of them: DuckDB over exported Parquet.
 
-    python digest.py FOLDER            runs in the peers' environment; prints rows, open rows and the digest as JSON
+python digest.py FOLDER            runs in the peers' environment; prints rows, open rows and the digest as JSON
 """
 
 from __future__ import annotations

@@ -26,12 +26,15 @@ class Pointer:
         """Take the table as it stands as the base."""
         with self._connect() as connection:
             found = connection.execute(f"SELECT metadata_location FROM iceberg_tables {self._where()}", self._name)
-            self.memory.write_text(found.fetchone()[0])  # type: ignore[index] - the table was just written
+            ((location,),) = found.fetchall()
+        self.memory.write_text(location)
 
     def restore(self) -> None:
         """Make the base the table's present."""
         with self._connect() as connection:
-            update = f"UPDATE iceberg_tables SET metadata_location = %s, previous_metadata_location = NULL {self._where()}"
+            update = (
+                f"UPDATE iceberg_tables SET metadata_location = %s, previous_metadata_location = NULL {self._where()}"
+            )
             connection.execute(update, (self.memory.read_text(), *self._name))
 
     @property

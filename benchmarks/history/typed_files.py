@@ -15,7 +15,6 @@ from pathlib import Path
 
 from columns import COLUMNS
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
