@@ -115,7 +115,9 @@ def days_command(
     """The real days: this engine in one run, dbt day by day, both again shuffled, and the keys that are wrong."""
     todo = Days(work, data, days, peers_python(work))
     results = _results(work)
-    found = next((old for old in results.read().get("days", [])[::-1] if old["days"] == days), {"days": days})
+    found: dict[str, Any] = next(
+        (old for old in results.read().get("days", [])[::-1] if old["days"] == days), {"days": days}
+    )
     steps = step or ["engine", "warm", "processes", "compare"]
     orders = ("in-order", "shuffled")
     if "engine" in steps:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,18 +39,18 @@ class Days:
     peers: Path
 
     def place(self, name: str) -> Place:
-        """The folder of one order of days, with the orders and links to the files."""
+        """The folder of one order of days, with the order and copies of the files."""
         place = open_place(self.work, f"days-{self.days}-{name}")
-        links = self.links(place)
-        links.mkdir(exist_ok=True)
+        files = self.files(place)
+        files.mkdir(exist_ok=True)
         for file in day_files(self.data, self.days):
-            if not (links / file).exists():
-                (links / file).symlink_to((self.data / file).resolve())
+            if not (files / file).exists():  # copied, as landing refuses links that lead elsewhere
+                shutil.copyfile(self.data / file, files / file)
         self.order(place).write_text(json.dumps(self._ordered(name)))
         return place
 
     @staticmethod
-    def links(place: Place) -> Path:
+    def files(place: Place) -> Path:
         """A folder with just these days, for tools that take a folder."""
         return place.folder / "files"
 
@@ -88,7 +89,7 @@ class Days:
 def engine_in_one_run(days: Days, name: str, say: Say) -> dict[str, Any]:
     """Land all days in an order, then one run in a process of its own."""
     place = days.place(name)
-    files = str(days.links(place)), str(days.order(place))
+    files = str(days.files(place)), str(days.order(place))
     with servers(place):
         say(f"this engine, days {name}: landing")
         landed = run_cold(days.ours(place, "land", *files), place.log("land"))
@@ -103,7 +104,7 @@ def dbt_warm(days: Days, name: str, say: Say) -> dict[str, Any]:
     say(f"dbt, days {name}: one process")
     place = days.place(name)
     store = place.store("dbt-duckdb")
-    return days.theirs("warm", str(store), str(days.links(place)), str(days.order(place)))
+    return days.theirs("warm", str(store), str(days.files(place)), str(days.order(place)))
 
 
 def dbt_processes(days: Days, sample: int, say: Say) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def dbt_processes(days: Days, sample: int, say: Say) -> dict[str, Any]:
     (store / "history.duckdb").unlink(missing_ok=True)
     measured = []
     for file in day_files(days.data, sample):
-        used = _dbt_process(days, store, days.links(place) / file, place.log("dbt"))
+        used = _dbt_process(days, store, days.files(place) / file, place.log("dbt"))
         say(f"dbt, a process for {file}: {used.wall_seconds:.1f} s")
         measured.append(vars(used))
     return {"sample": measured, "days": days.days}
@@ -134,7 +135,7 @@ def compare(days: Days) -> dict[str, Any]:
     """Wrong keys: dbt in order against plain SQL; dbt and this engine, days shuffled, against themselves in order."""
     ordered, shuffled = days.place("in-order"), days.place("shuffled")
     plain = ordered.store("plain-sql")
-    days.theirs("truth", str(plain), str(days.links(ordered)))
+    days.theirs("truth", str(plain), str(days.files(ordered)))
     return {
         "dbt in order against plain SQL": days.wrong(plain, ordered.store("dbt-duckdb")),
         "dbt shuffled": days.wrong(ordered.store("dbt-duckdb"), shuffled.store("dbt-duckdb")),
@@ -145,7 +146,7 @@ def compare(days: Days) -> dict[str, Any]:
 def one_by_one(days: Days, seconds: float, say: Say) -> dict[str, Any]:
     """The days landed and run one by one, the last first; goes on where it was left, compares when it is through."""
     place = days.place("reverse")
-    command = days.ours(place, "each", str(days.links(place)), str(days.order(place)), str(seconds))
+    command = days.ours(place, "each", str(days.files(place)), str(days.order(place)), str(seconds))
     with servers(place):
         say("this engine, days in reverse, one by one")
         ended = subprocess.run(command, check=True, stdout=subprocess.PIPE)
