@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -190,6 +191,7 @@ def show_command(work: Work = DEFAULT_WORK) -> None:
 def main() -> None:
     from lakehouse.core.errors import LakehouseError
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and workers are stopped
     try:
         app()
     except LakehouseError as error:

@@ -37,11 +37,11 @@ class TypedSilver(Silver):
 
     files: Mapping[int, Path] = field(default_factory=dict)
 
-    def typed(self, batches: frozenset[int]) -> DataFrame:
+    def typed(self, batches: frozenset[int], condition: str = "true") -> DataFrame:
         """The rows of some batches, as the casts of bronze would have given them."""
         if not batches:
             return self._one(min(self.files)).limit(0)
-        return reduce(DataFrame.unionAll, [self._one(number) for number in sorted(batches)])
+        return reduce(DataFrame.unionAll, [self._one(number) for number in sorted(batches)]).where(condition)
 
     def _one(self, number: int) -> DataFrame:
         rows = self.lake.spark.read.parquet(self.files[number].as_uri())
