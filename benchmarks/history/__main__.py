@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,17 +120,18 @@ def days_command(
     found: dict[str, Any] = next(
         (old for old in results.read().get("days", [])[::-1] if old["days"] == days), {"days": days}
     )
-    steps = step or ["engine", "warm", "processes", "compare"]
     orders = ("in-order", "shuffled")
-    if "engine" in steps:
-        found["engine"] = {name: engine_in_one_run(todo, name, _say) for name in orders}
-    if "warm" in steps:
-        found["dbt warm"] = {name: dbt_warm(todo, name, _say) for name in orders}
-    if "processes" in steps:
-        found["dbt processes"] = dbt_processes(todo, sample, _say)
-    if "compare" in steps:
-        found["wrong"] = compare(todo)
-    results.add("days", {name: value for name, value in found.items() if name != "machine"}, fresh=True)
+    parts: dict[str, Callable[[], Any]] = {
+        "engine": lambda: {name: engine_in_one_run(todo, name, _say) for name in orders},
+        "warm": lambda: {name: dbt_warm(todo, name, _say) for name in orders},
+        "processes": lambda: dbt_processes(todo, sample, _say),
+        "compare": lambda: compare(todo),
+    }
+    if unknown := set(step or ()) - set(parts):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(parts)}", param_hint="--step")
+    for name in step or parts:
+        found[name] = parts[name]()
+        results.add("days", found, fresh=True)
     show_command(work)
 
 

@@ -51,7 +51,7 @@ class Results:
         """Keep what a part measured beside what it measured before; ``fresh`` forgets that."""
         parts = self.read()
         kept = [] if fresh else parts.get(part, [])
-        parts[part] = [*kept, {"machine": machine(), **figures}]
+        parts[part] = [*kept, {**figures, "machine": machine()}]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.path.with_suffix(".part")
         scratch.write_text(json.dumps(parts, indent=1))
@@ -118,13 +118,13 @@ def days_rows(found: Run) -> list[tuple[str, str]]:
     for name, used in found.get("engine", {}).items():
         rows += [(f"this engine, {name}, landing", seconds(used["land"]))]
         rows += [(f"this engine, {name}, one run", seconds(used["run"]))]
-    for name, used in found.get("dbt warm", {}).items():
+    for name, used in found.get("warm", {}).items():
         rows.append((f"dbt in one process, {name}", f"{used['wall_seconds']:.1f} s wall"))
-    if sample := found.get("dbt processes"):
+    if sample := found.get("processes"):
         walls = [one["wall_seconds"] for one in sample["sample"]]
         whole = statistics.mean(walls) * sample["days"]
         rows.append(("dbt, a process a day", f"{whole:.0f} s wall, from {len(walls)} of {sample['days']} days"))
-    for name, tables in found.get("wrong", {}).items():
+    for name, tables in found.get("compare", {}).items():
         for table, counts in tables.items():
             text = f"{counts['wrong']:,} of {counts['keys']:,} keys wrong, {counts['wrong_today']:,} wrong today"
             rows.append((f"{name}: {table}", text))
