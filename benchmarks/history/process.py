@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -55,9 +56,14 @@ def run_cold(arguments: list[str], log: Path, *, memory: bool = False) -> Usage:
     usage.unlink(missing_ok=True)
     command = [sys.executable, __file__, str(usage), str(int(memory)), *arguments]
     with log.open("ab") as output:
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    if ended.returncode:
-        raise CommandFailed(f"{' '.join(arguments)} ended with {ended.returncode}; see {log}")
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            code = process.wait()
+        finally:
+            process.terminate()  # when we are stopped ourselves; it takes everything below with it
+            process.wait()
+    if code:
+        raise CommandFailed(f"{' '.join(arguments)} ended with {code}; see {log}")
     return Usage(**json.loads(usage.read_text()))
 
 
@@ -88,10 +94,17 @@ class _Memory:
             self.peak_rss, self.peak_pss = max(self.peak_rss, rss), max(self.peak_pss, pss)
 
 
+def _stop(*_: object) -> None:
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    sys.exit(143)
+
+
 def _main() -> int:
     usage, is_sampled, *arguments = sys.argv[1:]
     if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "cannot become the parent of orphans")
+    signal.signal(signal.SIGTERM, _stop)
     memory = _Memory()
     if int(is_sampled):
         memory.start()

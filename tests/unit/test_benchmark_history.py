@@ -1,4 +1,4 @@
-"""The parts of the benchmark that a wrong figure could hide in: its customers, its ratios, its accounting of processes."""
+"""The parts of the benchmark that a wrong figure could hide in: customers, ratios, the accounting of processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "history"
@@ -81,6 +82,23 @@ def test_an_orphan_that_outlives_its_parent_is_counted(benchmark: SimpleNamespac
 def test_a_command_that_fails_is_not_measured(benchmark: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(benchmark.process.CommandFailed):
         benchmark.process.run_cold([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "log")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmark measures on Linux only")
+def test_a_measurement_that_is_stopped_leaves_nothing_running(benchmark: SimpleNamespace, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    sleeper = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(600)"
+    arguments = [str(tmp_path / "usage"), "0", sys.executable, "-c", sleeper]
+    measuring = psutil.Popen([sys.executable, benchmark.process.__file__, *arguments])
+    try:
+        while not started.exists():
+            assert measuring.poll() is None
+        below = measuring.children(recursive=True)
+        measuring.terminate()
+        assert measuring.wait(timeout=60) == 143
+        assert psutil.wait_procs(below, timeout=60)[1] == []
+    finally:
+        measuring.kill()
 
 
 def _rows(customers: object, day: object) -> dict[str, tuple[object, ...]]:
