@@ -98,7 +98,8 @@ def test_a_measurement_that_is_stopped_leaves_nothing_running(benchmark: SimpleN
         assert measuring.wait(timeout=60) == 143
         assert psutil.wait_procs(below, timeout=60)[1] == []
     finally:
-        measuring.kill()
+        if measuring.poll() is None:
+            measuring.kill()
 
 
 def _rows(customers: object, day: object) -> dict[str, tuple[object, ...]]:
