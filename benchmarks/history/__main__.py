@@ -82,7 +82,7 @@ def cold_command(
 
 @app.command("bronze")
 def bronze_command(customers: Customers = 2_000_000, work: Work = DEFAULT_WORK) -> None:
-    """The whole way from a landed Parquet file through bronze, cold. Compared with what `warm` found, if it ran for this size."""
+    """The whole way from a landed Parquet file through bronze, cold; compared with `warm` of this size, if it ran."""
     contest = _contest(work, customers, ["engine", "delta-rs"])
     contest.generate()
     place = open_place(work, f"whole-way-{customers}")
