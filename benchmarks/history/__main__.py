@@ -82,7 +82,7 @@ def cold_command(
 
 @app.command("bronze")
 def bronze_command(customers: Customers = 2_000_000, work: Work = DEFAULT_WORK) -> None:
-    """The whole way from a landed Parquet file through bronze, cold; the result is compared with the contest's."""
+    """The whole way from a landed Parquet file through bronze, cold; compared with `warm` of this size, if it ran."""
     contest = _contest(work, customers, ["engine", "delta-rs"])
     contest.generate()
     place = open_place(work, f"whole-way-{customers}")
@@ -102,6 +102,10 @@ def bronze_command(customers: Customers = 2_000_000, work: Work = DEFAULT_WORK) 
                 steps[f"day {day}, run"] = vars(run_cold([*program, "run", kind], place.log("run")))
             run_cold([*program, "export", kind], place.log("export"))
     digests = {kind: Contest(place, customers, contest.peers).digest("whole-way", kind) for kind in KINDS}
+    same_size = [old for old in _results(work).read().get("warm", []) if old["customers"] == customers]
+    expected = [one for old in same_size for tables in old["digests"].values() for one in tables.values()]
+    if len({json.dumps(one) for one in [*expected, *digests.values()]}) > 1:
+        raise OutputsDiffer(f"from the landed file: {digests}, in the contest: {expected}")
     _results(work).add("bronze", {"customers": customers, "kinds": kinds, "digests": digests})
     show_command(work)
 
