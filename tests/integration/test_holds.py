@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,9 +21,12 @@ from lakehouse.contracts.model import Contract
 from lakehouse.core.errors import SnapshotsHeld
 from lakehouse.core.settings import Settings, settings
 from lakehouse.engine.publish import Lake
+from lakehouse.engine.silver import Silver
+from lakehouse.engine.snapshots import held_snapshots
 from lakehouse.ledger.accounting import accounts
 from lakehouse.ledger.decisions import read_decisions
 from lakehouse.ledger.store import ObjectStore
+from lakehouse.ledger.watermark import load_table
 
 TABLE = "silver.dim_listed"
 DAYS = [f"2024-03-{day:02}" for day in range(1, 10)]
@@ -170,6 +174,31 @@ def test_a_bad_restatement_leaves_what_the_table_has(lake: Lake, project: Path, 
     call("release", "test.listed#3", "--reason", "it was empty")
     assert take(call).exit_code == 9  # batch 4 came after it, and cannot be read
     assert [name for name, _, _ in held(call)] == ["test.listed#4"] and listed(lake, DAYS[2]) == set()
+
+
+def test_a_day_that_closes_few_keys_is_judged_by_its_comparison(
+    lake: Lake, project: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot of the day before is read from bronze only where the day could be held."""
+    looked: list[frozenset[int]] = []
+
+    def spy(silver: Silver, candidates: frozenset[int], *rest: Any) -> Mapping[int, str]:
+        looked.append(candidates)
+        return held_snapshots(silver, candidates, *rest)
+
+    monkeypatch.setattr("lakehouse.engine.silver.held_snapshots", spy)
+    send(call, project, DAYS[0], range(10))
+    assert take(call).exit_code == 0
+    send(call, project, DAYS[1], range(5, 12))  # closes exactly what the contract allows
+    looked.clear()
+    assert take(call).exit_code == 0
+    assert looked == [frozenset()] and listed(lake, DAYS[1]) == {f"k{key}" for key in range(5, 12)}
+    send(call, project, DAYS[2], [5, 6])
+    looked.clear()
+    assert take(call).exit_code == 9
+    assert looked == [frozenset(), frozenset({3})] and len(listed(lake, DAYS[2])) == 7
+    table = load_table(lake.catalog, Contract.model_validate(definition()).silver_table("dim_listed"))
+    assert table is not None and table.refs().keys() == {"main"}
 
 
 def test_a_higher_share_lets_go_what_was_held(lake: Lake, project: Path, call: Call) -> None:

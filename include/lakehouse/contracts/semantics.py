@@ -13,7 +13,7 @@ from typing import Any
 from lakehouse.contracts import derive
 from lakehouse.contracts.model import Column, Contract, Table
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def semantics(contract: Contract, table: str) -> dict[str, Any]:

@@ -44,6 +44,10 @@ _GOOD = "_is_good"
 _BEFORE = datetime(1, 1, 2, tzinfo=UTC)
 
 
+class NotJudged(Exception):
+    """A snapshot may close more keys than the contract allows: it has to be judged before it is taken."""
+
+
 @dataclass(frozen=True)
 class Arrivals:
     """What a pass has to do; all is materialised.
@@ -122,12 +126,22 @@ class _Snapshots(_Arriving):
         fresh = self._fresh()
         if len(fresh) == 1:
             compared = compare(self.target, self.silver, fresh[0], self.intake.rows.get(fresh[0][0], 0))
-            if compared is not None:
+            if compared is not None and self._is_sound(compared):
                 return self._from_comparison(compared, late)
+        if self.intake.unjudged:
+            raise NotJudged
         found = moments(self._observed(fresh), self.table).localCheckpoint()
         keys = _union([found, *late]).distinct().localCheckpoint()
         present = self.rows_of(keys)
         return _arrivals(found, [*late, *_unsettled_keys(found, present, self.table)], present)
+
+    def _is_sound(self, compared: Compared) -> bool:
+        """Whether the snapshot is judged, or closes so few of the open keys that no judgement could hold it.
+
+        The snapshot before it had the open keys, and at most those of all quarantined rows besides.
+        """
+        most = compared.absent + self.intake.quarantined
+        return not self.intake.unjudged or most <= self.table.max_close_share * compared.opened
 
     def _from_comparison(self, compared: Compared, late: list[DataFrame]) -> Arrivals:
         """Of the keys that differ the open row is known; what else is needed takes one more look at the table."""

@@ -39,12 +39,15 @@ class Compared:
     """The keys that a snapshot changes: what it observed of them, and their open rows; materialised.
 
     ``earlier`` are keys whose closed versions matter too, ``late`` those whose first values only bronze knows.
+    ``absent`` of the ``opened`` keys that were open are not in the snapshot.
     """
 
     observations: DataFrame
     rows: DataFrame
     earlier: DataFrame | None
     late: Sequence[DataFrame]
+    opened: int
+    absent: int
 
 
 def compare(target: Target, silver: Silver, fresh: tuple[int, datetime], rows_read: int) -> Compared | None:
@@ -68,13 +71,16 @@ def compare(target: Target, silver: Silver, fresh: tuple[int, datetime], rows_re
         f"count_if({_EARLIER}) AS earlier",
         f"count_if({_UNSETTLED}) AS unsettled",
     ).collect()[0]
-    if rows_read - counted["new"] > opened.count() - counted["absent"]:
+    stood = opened.count()
+    if rows_read - counted["new"] > stood - counted["absent"]:
         return None
     return Compared(
         found.where(_GOOD).select(*observation_columns(table)),
         found.where(f"{_ROW} IS NOT NULL").select(f"{_ROW}.*"),
         found.where(_EARLIER).select(names.KEY) if counted["earlier"] else None,
         [found.where(_UNSETTLED).select(names.KEY)] if counted["unsettled"] else [],
+        stood,
+        counted["absent"],
     )
 
 

@@ -19,6 +19,7 @@ from lakehouse.core.errors import ContractError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
+from lakehouse.engine.arrivals import NotJudged
 from lakehouse.engine.baseline import BEYOND, refuse_beyond
 from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
@@ -148,6 +149,7 @@ class Intake:
     """What a table takes in one pass: the live batches before and after, and counts of the rows that are new to it.
 
     ``rows`` is the number of rows of each added batch; ``since`` the greatest effective time consumed before, as text.
+    Snapshots in ``unjudged`` may still close too many keys; ``quarantined`` is the number of rows refused before.
     """
 
     contract: Contract
@@ -163,6 +165,8 @@ class Intake:
     rows: Mapping[int, int]
     since: str = ""
     rebuild: bool = False
+    unjudged: frozenset[int] = frozenset()
+    quarantined: int = 0
 
     @cached_property
     def units(self) -> dict[int, date]:
@@ -179,7 +183,7 @@ class Intake:
         return snapshot_time(self.contract, self.units[batch])
 
 
-def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
+def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = False) -> Intake | None:
     """Decide what a table has to take, and count its rows by status: one job over the new rows. None when nothing."""
     if not rebuild and head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
         raise _semantics_changed(silver, head.stamp.fingerprint)
@@ -191,7 +195,8 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
     if rebuild:
         head = replace(head, stamp=None)
     done = applied if not rebuild else applied & silver.frozen.keys()
-    counted, held = _examine(silver, found, done, applied)
+    waits = frozenset() if judge or rebuild else _judged_by_comparison(silver, head, found, done)
+    counted, held, waits = _examine(silver, found, done, applied, waits)
     sets = found.sets(frozenset(held))
     held = {batch: held[batch] for batch in sorted(held) if batch in sets.held}
     live = sets.live
@@ -210,7 +215,18 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False) -> Intake | None:
         rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
         since=since,
         rebuild=rebuild,
+        unjudged=waits & live,
+        quarantined=head.stamp.counts.get("quarantined", 0) if head.stamp else 0,
     )
+
+
+def _judged_by_comparison(silver: Silver, head: Head, found: Pending, done: frozenset[int]) -> frozenset[int]:
+    """The one snapshot that follows all others: its comparison with the table tells as well how many keys it closes."""
+    new = found.after.live - done
+    if silver.contract.source.kind != "snapshot" or not done or done - found.after.live or len(new) != 1:
+        return frozenset()
+    at = snapshot_time(silver.contract, found.batch(next(iter(new))).unit)
+    return new if effective_text(at) > head.consumed(silver.contract.name).max_effective else frozenset()
 
 
 def _latest_snapshot(silver: Silver, found: Pending, live: frozenset[int]) -> str:
@@ -221,28 +237,30 @@ def _latest_snapshot(silver: Silver, found: Pending, live: frozenset[int]) -> st
 
 
 def _examine(
-    silver: Silver, found: Pending, done: frozenset[int], applied: frozenset[int]
-) -> tuple[_Counted, Mapping[int, str]]:
+    silver: Silver, found: Pending, done: frozenset[int], applied: frozenset[int], waits: frozenset[int]
+) -> tuple[_Counted, Mapping[int, str], frozenset[int]]:
     """Count what is new, and find what a rule holds back, with the reasons.
 
     Where a batch is held, the one that it would have superseded counts, and is examined too. ``applied`` are the
-    batches that the table had, ``done`` those that it keeps without being made anew.
+    batches that the table had, ``done`` those that it keeps without being made anew; ``waits`` are judged later, unless
+    rows of theirs go to quarantine, which comes first.
     """
     candidates = found.after.live - done
     counted = _count(silver, candidates)
     if silver.contract.source.kind != "snapshot":
-        return counted, {}
+        return counted, {}, waits
+    waits = frozenset() if counted.of(waits)["quarantined"] else waits
     units = {batch.number: batch.unit for batch in found.log}
     kept = applied - found.after.held - found.after.discarded
     refused = frozenset(batch for batch in units if _is_beyond(silver, units[batch])) - applied
     while True:
         held = dict(counted.unreadable(candidates - found.released))
         if silver.table.kind == "dimension":
-            sound = candidates - held.keys() - refused
+            sound = candidates - held.keys() - refused - waits
             held |= held_snapshots(silver, sound, kept - held.keys(), units, found.released)
         more = found.sets(frozenset(held)).live - candidates - done
         if not more:
-            return counted, held
+            return counted, held, waits & candidates
         candidates |= more
         counted = counted.plus(_count(silver, more))
 
@@ -364,8 +382,7 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     if intake.report.quarantined or intake.removed or rebuild:
         publish(silver.lake, _QuarantineJob(silver, intake))
     failpoint("silver.quarantined")
-    job = _SilverJob(silver, intake, head)
-    published = publish(silver.lake, job)
+    job, published = _publish(silver, intake, head)
     report = job.last.report if job.last else intake.report
     _add_published(report, published)
     if job.last and job.last.is_new and silver.table.kind == "dimension":
@@ -373,6 +390,16 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     report.horizon = silver.baseline.effective if silver.baseline else ""
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _publish(silver: Silver, intake: Intake, head: Head) -> tuple[_SilverJob, tuple[Published, ...]]:
+    """Publish what was taken. A snapshot that turns out to close many keys is judged, and then taken or held."""
+    job = _SilverJob(silver, intake, head)
+    try:
+        return job, publish(silver.lake, job)
+    except NotJudged:
+        job = _SilverJob(silver, take(silver, head, judge=True) or intake, head, judge=True)
+        return job, publish(silver.lake, job)
 
 
 def _add_published(report: TableReport, published: Sequence[Published]) -> None:
@@ -428,6 +455,7 @@ class _SilverJob:
     silver: Silver
     intake: Intake
     head: Head
+    judge: bool = False
     last: _SilverWork | None = field(default=None)
 
     def specs(self) -> Sequence[TableSpec]:
@@ -438,7 +466,7 @@ class _SilverJob:
         source = self.silver.contract.name
         silver = self.silver.at(head)
         moved = head.consumed(source) != self.head.consumed(source) or silver.baseline != self.silver.baseline
-        intake = take(silver, head, rebuild=self.intake.rebuild) if moved else self.intake
+        intake = take(silver, head, rebuild=self.intake.rebuild, judge=self.judge) if moved else self.intake
         if intake is None:
             return None
         self.last = _SilverWork(silver, intake, attempt, first=head.stamp is None or head.stamp.is_first)
