@@ -65,7 +65,7 @@ class Daily:
     def merge(self, through: int) -> dict[str, float]:
         """Take every batch up to a number."""
         found = contract("delta")
-        return costs(lambda: run_silver(TypedSilver(self.lake, found, table_of(found), through, self.files)))
+        return costs(lambda: run_silver(TypedSilver(self.lake, found, table_of(found), through, files=self.files)))
 
     def scan(self) -> dict[str, float]:
         """Read every column of every open version, several times; the median."""

@@ -72,7 +72,7 @@ class Engine:
     def _silver(self, kind: str, through: int) -> TypedSilver:
         found = contract(kind)
         files = {1: self._place.data("base"), 2: self._place.data(kind)}
-        return TypedSilver(self._lake, found, table_of(found), through, files)
+        return TypedSilver(self._lake, found, table_of(found), through, files=files)
 
     def _pointer(self, kind: str) -> Pointer:
         memory = self._place.store("engine") / f"{kind}.txt"

@@ -16,7 +16,6 @@ from lakehouse.contracts.model import Contract, Table
 from lakehouse.contracts.semantics import fingerprint, semantics
 from lakehouse.core import names
 from lakehouse.core.errors import ContractError
-from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
 from lakehouse.engine.arrivals import NotJudged
@@ -374,32 +373,44 @@ def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
 def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     """Take everything pending into one silver table. None when nothing was."""
     started = time.perf_counter()
-    head = read_head(silver.lake.catalog, silver.target)
-    silver = silver.at(head)
-    intake = take(silver, head, rebuild=rebuild)
-    if intake is None:
+    job = _taken(silver, rebuild)
+    if job is None:
         return None
-    if intake.report.quarantined or intake.removed or rebuild:
-        publish(silver.lake, _QuarantineJob(silver, intake))
-    failpoint("silver.quarantined")
-    job, published = _publish(silver, intake, head)
-    report = job.last.report if job.last else intake.report
-    _add_published(report, published)
+    report = job.intake.report
+    _add_published(report, [each for each in job.published if each.table == job.silver.target])
     if job.last and job.last.is_new and silver.table.kind == "dimension":
         report.opened = report.rows_added
-    report.horizon = silver.baseline.effective if silver.baseline else ""
+    report.horizon = job.silver.baseline.effective if job.silver.baseline else ""
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _publish(silver: Silver, intake: Intake, head: Head) -> tuple[_SilverJob, tuple[Published, ...]]:
-    """Publish what was taken. A snapshot that turns out to close many keys is judged, and then taken or held."""
-    job = _SilverJob(silver, intake, head)
-    try:
-        return job, publish(silver.lake, job)
-    except NotJudged:
-        job = _SilverJob(silver, take(silver, head, judge=True) or intake, head, judge=True)
-        return job, publish(silver.lake, job)
+def _taken(silver: Silver, rebuild: bool) -> _SilverJob | None:
+    """Take what is pending, and publish it. None when nothing was pending.
+
+    What to take is decided anew when another run was there first, and when a snapshot turns out to close so many keys
+    that it has to be judged.
+    """
+    judge = False
+    while True:
+        head = read_head(silver.lake.catalog, silver.target)
+        silver = silver.at(head)
+        intake = take(silver, head, rebuild=rebuild, judge=judge)
+        if intake is None:
+            return None
+        job = _SilverJob(silver, intake, head)
+        try:
+            job.published = publish(silver.lake, job)
+        except NotJudged:
+            judge = True
+        except _HeadMoved:
+            continue
+        else:
+            return job
+
+
+class _HeadMoved(Exception):
+    """Another run published the table after its intake was decided."""
 
 
 def _add_published(report: TableReport, published: Sequence[Published]) -> None:
@@ -410,66 +421,31 @@ def _add_published(report: TableReport, published: Sequence[Published]) -> None:
         report.rows_removed += each.records_deleted
 
 
-@dataclass(frozen=True)
-class _QuarantineJob:
-    """Rows that failed a rule, as they came. Written before the target, and valid once it consumed their batches."""
-
-    silver: Silver
-    intake: Intake
-
-    def specs(self) -> Sequence[TableSpec]:
-        return [self.silver.placed(quarantine_spec(self.silver.contract, self.silver.name))]
-
-    def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _QuarantineWork:
-        return _QuarantineWork(self.silver, self.intake, attempt, self.specs()[0])
-
-
-@dataclass(frozen=True)
-class _QuarantineWork:
-    silver: Silver
-    intake: Intake
-    attempt: str
-    spec: TableSpec
-
-    def stamps(self) -> Mapping[TableName, Stamp]:
-        return {self.spec.name: Stamp(self.attempt, self.silver.fingerprint)}
-
-    def write(self, targets: Mapping[TableName, Target]) -> None:
-        target = targets[self.spec.name]
-        batches = self.intake.added | self.intake.removed
-        frozen = frozenset(self.silver.frozen)
-        target.delete(f"NOT {in_batches(frozen)}" if self.intake.rebuild else in_batches(batches))
-        refused = self.silver.typed(self.intake.added).where(f"{STATUS} = 'quarantined'")
-        columns = {name: f"{SOURCE}.{quote(name)}" for name in self.silver.contract.source.columns}
-        columns |= {names.RULES: FAILED, names.FINGERPRINT: f"'{self.silver.fingerprint}'"}
-        target.append(refused.selectExpr(*[f"{columns.get(c, c)} AS {quote(c)}" for c in self.spec.columns]))
-
-    def gate(self, targets: Mapping[TableName, Target]) -> None:
-        """Quarantine refuses nothing."""
-
-
 @dataclass
 class _SilverJob:
-    """Publish what was taken; planned anew under the lock when another run was there first."""
+    """Publish what was taken, if the table is still as it was then: the rows that are refused, and the table."""
 
     silver: Silver
     intake: Intake
     head: Head
-    judge: bool = False
-    last: _SilverWork | None = field(default=None)
+    last: _SilverWork | None = None
+    published: tuple[Published, ...] = ()
 
     def specs(self) -> Sequence[TableSpec]:
-        return [self.silver.placed(silver_spec(self.silver.contract, self.silver.name))]
+        table = self.silver.placed(silver_spec(self.silver.contract, self.silver.name))
+        return [*self._refused(), table]
 
-    def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _SilverWork | None:
-        head = heads[self.silver.target]
-        source = self.silver.contract.name
-        silver = self.silver.at(head)
-        moved = head.consumed(source) != self.head.consumed(source) or silver.baseline != self.silver.baseline
-        intake = take(silver, head, rebuild=self.intake.rebuild, judge=self.judge) if moved else self.intake
-        if intake is None:
-            return None
-        self.last = _SilverWork(silver, intake, attempt, first=head.stamp is None or head.stamp.is_first)
+    def _refused(self) -> list[TableSpec]:
+        """The quarantine, where it changes."""
+        changes = self.intake.report.quarantined or self.intake.removed or self.intake.rebuild
+        return [self.silver.placed(quarantine_spec(self.silver.contract, self.silver.name))] if changes else []
+
+    def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _SilverWork:
+        stamp, expected = heads[self.silver.target].stamp, self.head.stamp
+        is_new = stamp is None or stamp.is_first
+        if stamp != expected and not (is_new and (expected is None or expected.is_first)):
+            raise _HeadMoved
+        self.last = _SilverWork(self.silver, self.intake, attempt, tuple(self._refused()), first=is_new)
         return self.last
 
 
@@ -478,6 +454,7 @@ class _SilverWork:
     silver: Silver
     intake: Intake
     attempt: str
+    refused: tuple[TableSpec, ...]
     first: bool
 
     @property
@@ -490,6 +467,7 @@ class _SilverWork:
         return self.intake.rebuild or self.first
 
     def stamps(self) -> Mapping[TableName, Stamp]:
+        """Quarantine first, in the order of publication: its rows count once the table has consumed their batches."""
         end = self.intake.pending.end
         consumed = Consumed(end.through, end.decisions, tuple(sorted(self.intake.holes)), self.intake.max_effective)
         inputs = {self.silver.contract.name: consumed}
@@ -497,9 +475,12 @@ class _SilverWork:
         share = self.silver.table.max_close_share if held else None
         baseline = self.silver.baseline
         stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, {}, self.intake.counts, held, share, baseline)
-        return {self.silver.target: stamp}
+        refused = {spec.name: Stamp(self.attempt, self.silver.fingerprint) for spec in self.refused}
+        return {**refused, self.silver.target: stamp}
 
     def write(self, targets: Mapping[TableName, Target]) -> None:
+        for spec in self.refused:
+            self._write_refused(targets[spec.name], spec)
         target = targets[self.silver.target]
         if not self.intake.added and not self.intake.removed and not self.intake.rebuild:
             target.append_nothing()
@@ -512,6 +493,15 @@ class _SilverWork:
         table = self.silver.table
         if table.kind == "fact" and not table.occurrence and self.intake.added:
             require_unique(targets[self.silver.target], table, in_batches(self.intake.added))
+
+    def _write_refused(self, target: Target, spec: TableSpec) -> None:
+        """Rows that failed a rule, as they came, in place of those of the batches that are taken or taken away."""
+        batches, frozen = self.intake.added | self.intake.removed, frozenset(self.silver.frozen)
+        target.delete(f"NOT {in_batches(frozen)}" if self.intake.rebuild else in_batches(batches))
+        rows = self.silver.typed(self.intake.added).where(f"{STATUS} = 'quarantined'")
+        columns = {name: f"{SOURCE}.{quote(name)}" for name in self.silver.contract.source.columns}
+        columns |= {names.RULES: FAILED, names.FINGERPRINT: f"'{self.silver.fingerprint}'"}
+        target.append(rows.selectExpr(*[f"{columns.get(c, c)} AS {quote(c)}" for c in spec.columns]))
 
     def _write_facts(self, target: Target) -> None:
         if self.intake.rebuild:
