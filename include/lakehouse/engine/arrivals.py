@@ -156,7 +156,7 @@ class _Snapshots(_Arriving):
             rows = located(self.target).join(F.broadcast(keys.localCheckpoint()), names.KEY)
             others = rows.where(f"_all OR NOT {names.IS_CURRENT}").drop("_all")
             others = others.join(F.broadcast(known), names.VERSION_KEY, "left_anti")
-            present = present.unionByName(others).localCheckpoint()
+            present = present.unionByName(others.select(*present.columns)).localCheckpoint()
         late = [] if late_keys is None else [late_keys]
         return _arrivals(found, [*late, *_unsettled_keys(found, present, self.table)], present)
 

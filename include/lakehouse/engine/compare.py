@@ -1,6 +1,7 @@
 """A full snapshot against the table: which keys say something else. Rows that agree go no further.
 
-Keys are compared by their columns; durable keys are hashes, and are made for the few keys that differ only.
+Keys are compared by their columns. Durable keys and version keys are hashes: they are made for the few keys that
+differ, and not carried along for all.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from lakehouse.contracts.model import Table
 from lakehouse.core import names
 from lakehouse.core.names import quote
 from lakehouse.engine import encoding
-from lakehouse.engine.apply import located
+from lakehouse.engine.apply import FILE, POSITION, located
 from lakehouse.engine.history import DELETED, observation_columns
 from lakehouse.engine.publish import Target
+from lakehouse.engine.tables import silver_columns
 from lakehouse.engine.typed import EFFECTIVE, STATUS, observed_flag
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _NEW = "_n_"
 _HERE = "_is_here"
+_STOOD = "_stood"
 _GOOD = "_is_good"
 _ROW = "_row"
 _EARLIER = "_needs_earlier"
@@ -58,11 +61,12 @@ def compare(target: Target, silver: Silver, fresh: tuple[int, datetime], rows_re
     batch, at = fresh
     table = silver.table
     opened = located(target).where(names.IS_CURRENT)
-    joined = opened.join(_arriving(silver, frozenset([batch])), _same_key(table), "full_outer")
-    is_absent, is_new = F.col(_HERE).isNull(), F.col(names.KEY).isNull()
+    stood = opened.select(*_own(table), FILE, POSITION, F.lit(True).alias(_STOOD))
+    joined = stood.join(_arriving(silver, frozenset([batch])), _same_key(table), "full_outer")
+    is_absent, is_new = F.col(_HERE).isNull(), F.col(_STOOD).isNull()
     differs = F.col(_GOOD) & _differs(table, is_first=False)
     found = joined.where(is_absent | is_new | differs).select(
-        *_observed(table, at), _row(opened), *_needs(table, is_new), F.coalesce(_GOOD, F.lit(True)).alias(_GOOD)
+        *_observed(table, at), _row(table), *_needs(table, is_new), F.coalesce(_GOOD, F.lit(True)).alias(_GOOD)
     )
     found = found.localCheckpoint()
     counted = found.selectExpr(
@@ -71,15 +75,15 @@ def compare(target: Target, silver: Silver, fresh: tuple[int, datetime], rows_re
         f"count_if({_EARLIER}) AS earlier",
         f"count_if({_UNSETTLED}) AS unsettled",
     ).collect()[0]
-    stood = opened.count()
-    if rows_read - counted["new"] > stood - counted["absent"]:
+    keys = opened.count()
+    if rows_read - counted["new"] > keys - counted["absent"]:
         return None
     return Compared(
         found.where(_GOOD).select(*observation_columns(table)),
         found.where(f"{_ROW} IS NOT NULL").select(f"{_ROW}.*"),
         found.where(_EARLIER).select(names.KEY) if counted["earlier"] else None,
         [found.where(_UNSETTLED).select(names.KEY)] if counted["unsettled"] else [],
-        stood,
+        keys,
         counted["absent"],
     )
 
@@ -96,7 +100,9 @@ def differing_as_of(target: Target, silver: Silver, snapshots: Mapping[int, date
     joined = stood.join(arriving, same, "full_outer")
     is_absent, is_new = F.col(_HERE).isNull(), F.col(names.KEY).isNull()
     differs = is_new | _differs(table, is_first=True)
-    return joined.where(is_absent | (F.col(_GOOD) & differs)).select(_key(table))
+    return joined.where(is_absent | (F.col(_GOOD) & differs)).select(
+        F.coalesce(names.KEY, _key(table)).alias(names.KEY)
+    )
 
 
 def _arriving(silver: Silver, batches: frozenset[int]) -> DataFrame:
@@ -121,8 +127,14 @@ def _same_key(table: Table) -> Column:
 
 
 def _key(table: Table) -> Column:
-    made = encoding.durable_key([(quote(_NEW + name), table.columns[name].type) for name in table.key])
-    return F.coalesce(F.col(names.KEY), F.expr(made)).alias(names.KEY)
+    """The durable key of a joined row, made from the columns of whichever side is there."""
+    parts = {name: f"coalesce({quote(name)}, {quote(_NEW + name)})" for name in table.key}
+    return F.expr(encoding.durable_key([(sql, table.columns[name].type) for name, sql in parts.items()]))
+
+
+def _own(table: Table) -> list[str]:
+    """The columns of an open row that its being open does not tell."""
+    return [name for name in silver_columns(table) if name not in (names.EFFECTIVE_TO, names.IS_CURRENT)]
 
 
 def _differs(table: Table, *, is_first: bool) -> Column:
@@ -142,7 +154,7 @@ def _observed(table: Table, at: datetime) -> list[Column]:
         EFFECTIVE: F.lit(f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}").cast("timestamp"),
         DELETED: F.col(_HERE).isNull(),
     }
-    found = [_key(table)]
+    found = [_key(table).alias(names.KEY)]
     for name in observation_columns(table)[1:]:
         value = fixed.get(name)
         if value is None:
@@ -151,8 +163,18 @@ def _observed(table: Table, at: datetime) -> list[Column]:
     return found
 
 
-def _row(opened: DataFrame) -> Column:
-    return F.when(F.col(names.KEY).isNotNull(), F.struct(*opened.columns)).alias(_ROW)
+def _row(table: Table) -> Column:
+    """The open row of a key, whole again; null where there was none."""
+    key = encoding.durable_key([(quote(name), table.columns[name].type) for name in table.key])
+    made = {
+        names.EFFECTIVE_TO: F.lit(None).cast("timestamp"),
+        names.IS_CURRENT: F.lit(True),
+        names.KEY: F.expr(key),
+        names.VERSION_KEY: F.expr(encoding.version_key(key, names.EFFECTIVE_FROM)),
+    }
+    columns = [*silver_columns(table), names.KEY, names.VERSION_KEY, FILE, POSITION]
+    whole = F.struct(*[made.get(name, F.col(name)).alias(name) for name in columns])
+    return F.when(F.col(_STOOD), whole).alias(_ROW)
 
 
 def _needs(table: Table, is_new: Column) -> list[Column]:

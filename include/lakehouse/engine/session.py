@@ -75,6 +75,8 @@ def base_conf(settings: Settings) -> dict[str, str]:
         "spark.master": settings.spark_master,
         "spark.jars": ",".join(map(str, jar_paths(settings.cache))),
         "spark.driver.memory": settings.spark_driver_memory,
+        # Work comes in small pieces on few cores: a collector beside it costs more than its pauses.
+        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -88,6 +90,11 @@ def base_conf(settings: Settings) -> dict[str, str]:
         # Bad text must become null, never an exception that depends on what an older Spark would have read.
         "spark.sql.legacy.timeParserPolicy": "CORRECTED",
         "spark.sql.shuffle.partitions": "8",
+        # A run has more stages than Spark keeps generated code for; in a session that lives on, the JVM would compile
+        # all of it for every run.
+        "spark.sql.codegen.cache.maxEntries": "2000",
+        # Sorting both sides of a join costs more than a map of the smaller one, while that is small.
+        "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "64m",
         # Inferring constraints from dozens of derived columns took minutes and gigabytes to plan a small fold.
         "spark.sql.constraintPropagation.enabled": "false",
         "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
