@@ -68,13 +68,6 @@ def horizon(contract: Contract, before: date | None, now: datetime) -> datetime:
             untouched="bronze and all tables",
             todo="trim sources that make dimensions only",
         )
-    timed = [name for name, table in contract.tables.items() if table.effective_time != names.UNIT]
-    if contract.source.kind == "snapshot" and timed:
-        raise SettingsError(
-            f"{contract.name} cannot be trimmed: rows of one snapshot have times of their own in {', '.join(timed)}",
-            untouched="bronze and all tables",
-            todo="trim snapshots whose effective_time is _unit",
-        )
     if before is None:
         said = [table.late_horizon for table in contract.tables.values()]
         if None in said:
