@@ -17,7 +17,7 @@ from lakehouse.core.names import TableName
 from lakehouse.engine.adopt import evolve_bronze
 from lakehouse.engine.compare_tables import Difference, compare_tables
 from lakehouse.engine.evolve import evolve_table
-from lakehouse.engine.fork import Fork, drop_fork, enter, make_fork, rebuild_note, take_back
+from lakehouse.engine.fork import Fork, enter, forget, make_fork, rebuild_note, seal, take_back
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.publish import Lake, create_missing
 from lakehouse.engine.report import TableReport
@@ -78,6 +78,7 @@ def prepare_rebuild(lake: Lake, contract: Contract, name: str) -> Prepared:
             raise SettingsError(
                 f"bronze has nothing for {specs[0].name}", todo="`lakehouse run` after something landed"
             )
+        forks = tuple(seal(lake, fork) for fork in forks)
         difference = compare_tables(lake, contract, name, forks[0].name)
     except BaseException:
         _drop(lake, forks)
@@ -120,7 +121,7 @@ def drop_rebuild(lake: Lake, prepared: Prepared) -> None:
 
 def _drop(lake: Lake, forks: tuple[Fork, ...]) -> None:
     for fork in forks:
-        drop_fork(lake, fork.name)
+        forget(lake, fork)
 
 
 @readable()
