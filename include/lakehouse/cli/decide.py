@@ -100,7 +100,7 @@ def _decide(action: Action, batch: str, reason: str, *, is_dry_run: bool = False
 
     place = _find(settings(), batch)
     draft = _draft(place, action, reason)
-    _refuse_trimmed(place)
+    _refuse_trimmed(place, action)
     if already := _already(place, action):
         typer.echo(already)
         return
@@ -135,8 +135,13 @@ def _find(current: Settings, batch: str) -> _Place:
     return _Place(contract, store, ledger, number)
 
 
-def _refuse_trimmed(place: _Place) -> None:
-    """Raise :class:`SettingsError` where the batch is no longer in bronze: no decision can change what it said."""
+def _refuse_trimmed(place: _Place, action: Action) -> None:
+    """Raise :class:`SettingsError` where a trim took what the decision would need.
+
+    No decision can change what a batch said that is no longer in bronze, and none can let a snapshot go that lies
+    before the horizon.
+    """
+    from lakehouse.ledger.beyond import why_beyond
     from lakehouse.ledger.watermark import open_catalog, read_head
 
     catalog = open_catalog(settings())
@@ -147,6 +152,13 @@ def _refuse_trimmed(place: _Place) -> None:
                 f"{place.name} was trimmed from bronze: what it said is part of the baseline of {baseline.effective}",
                 untouched="everything",
                 todo="land a correction with an effective time after the baseline",
+            )
+        why = why_beyond(place.contract, baseline, place.ledger.batches[place.number - 1])
+        if why and action == "release":
+            raise SettingsError(
+                f"{place.name} cannot be released: {why}",
+                untouched="everything",
+                todo=f"say `lakehouse discard '{place.name}'`; what it says can be landed with a day from then on",
             )
 
 

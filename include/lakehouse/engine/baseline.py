@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from lakehouse.contracts.derive import snapshot_time
 from lakehouse.contracts.model import Contract, Table
 from lakehouse.core import names
 from lakehouse.core.errors import ContractError
@@ -26,7 +27,6 @@ from lakehouse.engine.history import (
     moments,
     observation_columns,
     observations,
-    snapshot_time,
 )
 from lakehouse.engine.tables import ColumnSpec, TableSpec, qualified
 from lakehouse.engine.typed import EFFECTIVE, FAILED, STATUS, observed_flag

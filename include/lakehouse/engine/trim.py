@@ -17,13 +17,12 @@ from functools import cached_property
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse.contracts.derive import hours
+from lakehouse.contracts.derive import hours, snapshot_time
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
 from lakehouse.core.errors import ConcurrentCommit, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.engine.baseline import baseline_spec, baseline_table, condense, observed, stored
-from lakehouse.engine.history import snapshot_time
 from lakehouse.engine.publish import Lake, Target, publish
 from lakehouse.engine.silver import Silver, in_batches
 from lakehouse.engine.spark_errors import readable
