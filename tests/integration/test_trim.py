@@ -13,10 +13,11 @@ from tests.integration.test_pipeline_order import KINDS, UNITS, Row, make_conten
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
-from lakehouse.core.errors import SettingsError
+from lakehouse.core.errors import ConcurrentCommit, ContractError, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.engine.baseline import BEYOND
-from lakehouse.engine.trim import horizon, plan_trim, run_trim
+from lakehouse.engine.rebuild import prepare_rebuild, publish_rebuild, undo_rebuild
+from lakehouse.engine.trim import Trim, horizon, plan_trim, run_trim
 from lakehouse.ledger.accounting import accounts
 from lakehouse.ledger.decisions import Action, Decision, append_decision
 from lakehouse.ledger.store import ObjectStore
@@ -126,3 +127,88 @@ def test_what_must_not_be_trimmed_is_refused(lake: Lake, tmp_path: Path, chance:
     land_files(lake, [source], tmp_path)
     with pytest.raises(SettingsError, match="has not taken everything"):
         plan_trim(lake, source, at)
+
+
+def said(key: str, place: int, city: str) -> Row:
+    """What a slice says of a key from a day on."""
+    at = datetime.combine(UNITS[place], time(8), UTC).isoformat()
+    return {"id": key, "at": at, "city": city, "sequence": "1", "operation": "U"}
+
+
+def towns(lake: Lake, source: Contract) -> dict[str, list[str]]:
+    """The towns of each key, in order; everything must be accounted for."""
+    assert problems(lake, source) == []
+    [name] = source.tables
+    rows = lake.table(source.silver_table(name)).orderBy("id", names.EFFECTIVE_FROM).collect()
+    return {key: [row.city for row in rows if row.id == key] for key in sorted({row.id for row in rows})}
+
+
+def set_back(lake: Lake, table: TableName, snapshot: int | None) -> None:
+    call = f"CALL lakehouse.system.set_current_snapshot(table => '{table}', snapshot_id => {snapshot})"
+    lake.spark.sql(call)
+
+
+def test_a_trimmed_table_does_not_depend_on_what_is_decided_later(lake: Lake, tmp_path: Path) -> None:
+    """Held batches are decided about first; batches that stay are restated, and never taken out."""
+    source = dimension_only("slice")
+    [name] = source.tables
+    table = source.silver_table(name)
+
+    def send(place: int, *rows: Row) -> None:
+        write(tmp_path, "slice", UNITS[place], rows)
+        land_files(lake, [source], tmp_path)
+
+    def plan() -> Trim:
+        return plan_trim(lake, source, horizon(source, UNITS[2], NOW))
+
+    send(0, said("a", 3, "z"))  # taken back at once, and so it goes although it says something of the time since
+    send(0, said("a", 0, "x"))
+    send(1, said("b", 1, "y"))
+    send(1, said("b", 1, "x"), said("b", 3, "y"))
+    send(2, said("c", 1, "x"), said("c", 2, "y"))
+    send(3, said("d", 1, "x"), said("d", 3, "y"))
+    send(3, said("d", 3, "z"))
+    decide(lake, source, "hold", 2, 5)
+    run(lake, [source])
+    with pytest.raises(SettingsError, match="slice#2, test.slice#5 is held") as refused:
+        plan()
+    assert "release or discard" in refused.value.todo
+    decide(lake, source, "release", 2, 5)
+    run(lake, [source])
+    publish_rebuild(lake, prepare_rebuild(lake, source, name))
+    stale = plan()
+    decide(lake, source, "release", 2)
+    with pytest.raises(ConcurrentCommit, match="went on while"):
+        run_trim(lake, stale)
+    run(lake, [source])
+    former = read_head(lake.catalog, table).snapshot_id
+    trim = plan()
+    assert (set(trim.batches), set(trim.kept)) == ({1, 2, 3}, {4})
+    run_trim(lake, trim)
+    baseline = read_head(lake.catalog, table).baseline
+    assert baseline and (dict(baseline.partly), baseline.passed) == ({4: 1, 5: 1}, (6,))
+    with pytest.raises(SettingsError, match="trimmed since"):
+        undo_rebuild(lake, source, name)
+
+    stood = towns(lake, source)
+    assert stood == {"a": ["x"], "b": ["x", "y"], "c": ["x", "y"], "d": ["z"]}
+    send(1, said("b", 1, "z"), said("b", 3, "w"))  # what lies before the horizon is refused, the rest replaced
+    send(0, said("a", 0, "z"), said("a", 4, "w"))
+    run(lake, [source])
+    restated = {"a": ["x", "w"], "b": ["x", "w"], "c": ["x", "y"], "d": ["z"]}
+    assert towns(lake, source) == restated
+    rebuild(lake, source, name)
+    assert towns(lake, source) == restated
+    decide(lake, source, "discard", 7, 8, 9)
+    run(lake, [source])
+    assert towns(lake, source) == {**stood, "d": ["y"]}  # the baseline has nothing of batch 6, which counts again
+
+    last = read_head(lake.catalog, table).snapshot_id
+    set_back(lake, table, former)
+    with pytest.raises(ContractError, match="were trimmed, such as test.slice#2") as raised:
+        run(lake, [source])
+    assert "roll the table forward" in raised.value.todo and read_head(lake.catalog, table).snapshot_id == former
+    set_back(lake, table, last)
+    send(5, said("c", 5, "x"))  # what was discarded is still in the folder, and lands again
+    run(lake, [source])
+    assert towns(lake, source) == {**restated, "c": ["x", "y", "x"]}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lakehouse.ledger.holds import Hold
     from lakehouse.ledger.pending import Ledger
     from lakehouse.ledger.store import ObjectStore
+    from lakehouse.ledger.watermark import Baseline
 
 _BATCH = re.compile(r"([a-z0-9_]+\.[a-z0-9_]+)#([0-9]{1,12})\Z")
 _DONE = {"hold": "held", "release": "released", "discard": "discarded"}
@@ -136,30 +137,31 @@ def _find(current: Settings, batch: str) -> _Place:
 
 
 def _refuse_trimmed(place: _Place, action: Action) -> None:
-    """Raise :class:`SettingsError` where a trim took what the decision would need.
-
-    No decision can change what a batch said that is no longer in bronze, and none can let a snapshot go that lies
-    before the horizon.
-    """
-    from lakehouse.ledger.beyond import why_beyond
+    """Raise :class:`SettingsError` where a trim took what the decision would need."""
     from lakehouse.ledger.watermark import open_catalog, read_head
 
     catalog = open_catalog(settings())
     for name in place.contract.tables:
         baseline = read_head(catalog, place.contract.silver_table(name)).baseline
-        if baseline and place.number in baseline.trimmed:
-            raise SettingsError(
-                f"{place.name} was trimmed from bronze: what it said is part of the baseline of {baseline.effective}",
-                untouched="everything",
-                todo="land a correction with an effective time after the baseline",
-            )
-        why = why_beyond(place.contract, baseline, place.ledger.batches[place.number - 1])
-        if why and action == "release":
-            raise SettingsError(
-                f"{place.name} cannot be released: {why}",
-                untouched="everything",
-                todo=f"say `lakehouse discard '{place.name}'`; what it says can be landed with a day from then on",
-            )
+        if baseline and (refusal := _refusal(place, action, baseline)):
+            what, todo = refusal
+            raise SettingsError(f"{place.name} {what}", untouched="everything", todo=todo)
+
+
+def _refusal(place: _Place, action: Action, baseline: Baseline) -> tuple[str, str] | None:
+    """Why a decision is void for a table with this baseline, and what to do instead; None where it is not."""
+    from lakehouse.ledger.beyond import why_beyond
+
+    if place.number in baseline.trimmed:
+        what = f"was trimmed from bronze: what it said is part of the baseline of {baseline.effective}"
+        return what, "land a correction with an effective time after the baseline"
+    if place.number in baseline.partly and action in ("hold", "discard"):
+        what = f"can no longer be taken out: part of what it said is in the baseline of {baseline.effective}"
+        return what, "land the unit again: what that says of the time after the baseline replaces what this batch said"
+    why = why_beyond(place.contract, baseline, place.ledger.batches[place.number - 1])
+    if why and action == "release":
+        return f"cannot be released: {why}", f"say `lakehouse discard '{place.name}'`; land it with a later day"
+    return None
 
 
 def _contract(found: Sequence[Contract]) -> Contract:

@@ -24,7 +24,7 @@ from lakehouse.engine.report import TableReport
 from lakehouse.engine.silver import Silver, run_silver
 from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_spec
-from lakehouse.ledger.watermark import load_table, read_head
+from lakehouse.ledger.watermark import head_of, load_table, read_head
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,23 @@ def undo_rebuild(lake: Lake, contract: Contract, name: str) -> Undone:
         if note is None:
             raise SettingsError(f"{table} has no rebuild that could be taken back", todo="`lakehouse contract history`")
         was = read_head(lake.catalog, table).snapshot_id or 0
+        _require_same_baseline(lake, table, note["before"])
         locks.check()
         take_back(lake, [table, *_with(lake, quarantine, note)], lake.clock.now())
     head = read_head(lake.catalog, table)
     return Undone(table, was, head.snapshot_id or 0, head.consumed(contract.name).through)
+
+
+def _require_same_baseline(lake: Lake, table: TableName, before: int) -> None:
+    """Raise SettingsError where bronze was trimmed since the rebuild: what stood before could not be folded on."""
+    loaded = load_table(lake.catalog, table)
+    if head_of(loaded, before).baseline != head_of(loaded).baseline:
+        raise SettingsError(
+            f"the rebuild of {table} cannot be taken back: bronze was trimmed since, and what stood before does not "
+            "start from that baseline",
+            untouched=f"{table} and its quarantine",
+            todo=f"correct the contract and run `lakehouse rebuild {table}`; the former rows can be read with --as-of",
+        )
 
 
 def _with(lake: Lake, quarantine: TableName, note: Mapping[str, Any]) -> list[TableName]:

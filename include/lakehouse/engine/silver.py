@@ -21,7 +21,7 @@ from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
 from lakehouse.engine.arrivals import NotJudged
-from lakehouse.engine.baseline import BEYOND, refuse_beyond
+from lakehouse.engine.baseline import BEYOND, refuse_beyond, require_in_bronze
 from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
 from lakehouse.engine.history import effective_text
@@ -202,6 +202,7 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = Fal
     sets = found.sets(frozenset(held))
     held = {batch: held[batch] for batch in sorted(held) if batch in sets.held}
     live = sets.live
+    require_in_bronze(silver, live | done)
     since = head.consumed(silver.contract.name).max_effective
     return Intake(
         contract=silver.contract,
@@ -212,7 +213,7 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = Fal
         holes=sets.holes,
         held=held,
         report=replace(counted.report(live - done), held=held),
-        counts=_total(silver, head, counted, live - done, _count(silver, done - live)),
+        counts=_total(silver, head, counted, live, done),
         max_effective=max(since, counted.max_effective, _latest_snapshot(silver, found, live)),
         rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
         since=since,
@@ -275,15 +276,18 @@ def _beyond(silver: Silver, found: Pending) -> Mapping[int, str]:
     return {number: why for number, why in reasons.items() if why}
 
 
-def _total(silver: Silver, head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
+def _total(silver: Silver, head: Head, counted: _Counted, live: frozenset[int], done: frozenset[int]) -> dict[str, int]:
     """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes.
 
-    A table that is made anew keeps what is counted of the batches that were trimmed.
+    A table that is made anew keeps what is counted of the batches that were trimmed. Rows that went into the baseline
+    count on where their batch stayed in bronze and was restated.
     """
-    trimmed = silver.baseline.counts if silver.baseline else {}
-    total = Counter(dict(head.stamp.counts if head.stamp else trimmed))
-    total.update(counted.of(added))
-    total.subtract(removed.of(frozenset(removed.statuses)))
+    baseline = silver.baseline
+    total = Counter(dict(head.stamp.counts if head.stamp else baseline.counts if baseline else {}))
+    total.update(counted.of(live - done))
+    total.subtract(_count(silver, done - live).of(done - live))
+    if baseline:
+        total["good"] += baseline.owed(live) - (baseline.owed(done) if head.stamp else 0)
     return {status: rows for status, rows in sorted(total.items()) if rows}
 
 
