@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.integration.pipeline import fingerprints, land_files, rebuild, run
-from tests.integration.test_pipeline_order import KINDS, UNITS, Row, make_content, write
+from tests.integration.test_pipeline_order import KINDS, UNITS, Row, column, make_content, write
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
 from lakehouse.core.errors import ConcurrentCommit, ContractError, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.engine.baseline import BEYOND
+from lakehouse.engine.plan import silver_plan
 from lakehouse.engine.rebuild import prepare_rebuild, publish_rebuild, undo_rebuild
 from lakehouse.engine.trim import Trim, horizon, plan_trim, run_trim
 from lakehouse.ledger.accounting import accounts
@@ -212,3 +213,43 @@ def test_a_trimmed_table_does_not_depend_on_what_is_decided_later(lake: Lake, tm
     send(5, said("c", 5, "x"))  # what was discarded is still in the folder, and lands again
     run(lake, [source])
     assert towns(lake, source) == {**restated, "c": ["x", "y", "x"]}
+
+
+def listed(*keys: str) -> list[Row]:
+    return [{"id": key, "city": "x"} for key in keys]
+
+
+def test_a_column_is_added_to_a_trimmed_table_and_none_is_renamed(lake: Lake, tmp_path: Path) -> None:
+    source = dimension_only("snapshot")
+    plain = source.dump()
+    plain["source"]["columns"]["phone"] = {"description": "made for a test"}
+    columns = plain["tables"]["dim_listed"]["columns"]
+    columns["phone"] = column()
+    more = Contract.model_validate(plain)
+    columns["town"] = {**columns.pop("city"), "renamed_from": "city", "expression": "city"}
+    plain["tables"]["dim_listed"]["rules"] = []
+    renamed = Contract.model_validate(plain)
+    for place, keys in enumerate(("ab", "abc", "bc")):
+        write(tmp_path, "snapshot", UNITS[place], listed(*keys))
+    land_files(lake, [source], tmp_path)
+    run(lake, [source])
+    run_trim(lake, plan_trim(lake, source, horizon(source, UNITS[2], NOW)))
+    table = source.silver_table("dim_listed")
+    assert silver_plan(lake.catalog, ObjectStore.open(lake.settings), more, "dim_listed").verdict == "free"
+    write(tmp_path, "snapshot", UNITS[2], [{"id": "c", "city": "y", "phone": "1"}])
+    land_files(lake, [more], tmp_path)
+    run(lake, [more])
+    assert towns(lake, more) == {"a": ["x"], "b": ["x"], "c": ["x", "y"]}
+    rows = lake.table(table).where("phone IS NOT NULL OR NOT is_current")
+    assert {(row.id, row.phone, row.is_current) for row in rows.collect()} == {
+        ("a", None, False),
+        ("b", None, False),
+        ("c", None, False),
+        ("c", "1", True),
+    }
+    head = read_head(lake.catalog, table)
+    found = silver_plan(lake.catalog, ObjectStore.open(lake.settings), renamed, "dim_listed")
+    assert found.verdict == "refused" and any("is kept as the contract said" in each.reason for each in found.changes)
+    with pytest.raises(ContractError, match="column renamed town") as raised:
+        run(lake, [renamed])
+    assert "take the change back" in raised.value.todo and read_head(lake.catalog, table) == head
