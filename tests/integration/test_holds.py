@@ -250,6 +250,22 @@ def test_a_trim_is_shown_and_asked_for_and_its_batches_are_past_deciding(lake: L
     assert take(call).exit_code == 0
 
 
+def test_a_snapshot_from_before_the_horizon_is_held_and_only_discarded(lake: Lake, project: Path, call: Call) -> None:
+    for day in range(2):
+        send(call, project, DAYS[day], range(day, 3))
+    assert take(call).exit_code == 0
+    assert call("trim", "test.listed", "--before", DAYS[5], "--yes").exit_code == 0
+    send(call, project, DAYS[3], [])  # later than all that was taken; empty, so no row of it is refused
+    assert take(call).exit_code == 9 and len(listed(lake, DAYS[8])) == 2
+    [found] = json.loads(call("held", "--json").stdout)
+    assert "before the horizon 2024-03-06 00:00 UTC" in found["reason"] and "lakehouse discard" in found["todo"]
+    assert "cannot be released" in str(call("release", "test.listed#3", "--reason", "x").exception)
+    send(call, project, DAYS[6], [2, 3])  # measured against the second day
+    assert take(call).exit_code == 9 and listed(lake, DAYS[6]) == {"k2", "k3"}
+    assert call("discard", "test.listed#3", "--reason", "x", "--yes").exit_code == 0
+    assert take(call).exit_code == 0 and listed(lake, DAYS[3]) == {"k1", "k2"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

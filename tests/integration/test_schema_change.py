@@ -313,7 +313,11 @@ def test_a_table_that_moved_is_not_overwritten(
             patch.setenv("LAKEHOUSE_FAILPOINTS", f"rebuild.{point}_swap=raise")
             publish_rebuild(lake, prepared)
         assert (heads(lake, [prepared.table]) != {prepared.table: before[prepared.table]}) is has_moved
+    shown = prepare_rebuild(lake, first, "dim_person")
     prepared = prepare_rebuild(lake, first, "dim_person")
+    with pytest.raises(ConcurrentCommit, match="another rebuild of the table took its place"):
+        publish_rebuild(lake, shown)
+    drop_rebuild(lake, shown)
     difference = prepared.difference
     assert (difference.added, difference.removed, difference.changed, difference.same) == (0, 0, 0, 2)
     land(lake, first, tmp_path, "2024-01-02")

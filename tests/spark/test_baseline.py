@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -26,9 +27,11 @@ from tests.spark.test_history import (
     midnight,
 )
 
-from lakehouse.engine.baseline import condense, join_baseline
+from lakehouse.core import names
+from lakehouse.engine.baseline import BEYOND, condense, join_baseline, refuse_beyond
 from lakehouse.engine.history import fold, observations
-from lakehouse.engine.typed import EFFECTIVE
+from lakehouse.engine.typed import EFFECTIVE, FAILED, STATUS
+from lakehouse.ledger.watermark import Baseline
 
 
 def from_baselines(spark: SparkSession, shape: Shape, rows: list[Row], units: dict[int, object], horizons: list[int]):  # type: ignore[no-untyped-def]
@@ -91,3 +94,21 @@ def test_snapshots_fold_from_a_baseline_as_from_everything(
     expected = {key: reference.fold(found, shape.rules()) for key, found in by_key.items()}
     found, _ = from_baselines(spark, shape, rows, units, horizons)  # type: ignore[arg-type]
     compare(rows, expected, found)
+
+
+def test_what_a_trim_refused_stays_refused_by_the_next(spark: SparkSession) -> None:
+    """Rows of a batch that came between two trims: from before the first horizon, between both, and after."""
+    first, second = midnight(UNITS[1]), midnight(UNITS[3])
+    baseline = Baseline(second.isoformat(), 1, 5, "f", passed=(4,), former=((first.isoformat(), 2, (1,)),))
+    times = [first - timedelta(days=1), first, second]
+    rows = [(batch, at, "good", []) for batch in (1, 2, 3, 4, 6) for at in times]
+    kinds = f"{names.BATCH} long, {EFFECTIVE} timestamp, {STATUS} string, {FAILED} array<string>"
+    found = refuse_beyond(spark.createDataFrame(rows, kinds), baseline).collect()
+    assert [row[STATUS] == "quarantined" for row in found] == [
+        *(True, False, False),  # it did not count at the first trim
+        *(False, False, False),
+        *(True, False, False),  # it came after the first trim
+        *(True, True, False),  # it did not count at the second
+        *(True, True, False),  # it came after the second
+    ]
+    assert {tuple(row[FAILED]) for row in found if row[STATUS] == "quarantined"} == {(BEYOND,)}

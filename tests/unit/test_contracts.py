@@ -158,7 +158,7 @@ WRONG = [
         "    effective_time: at\n    deletion: {column: size, values: [D]}\n",
         "int, not string",
     ),
-    ("kind: slice", "kind: snapshot", None),
+    ("kind: slice", "kind: snapshot", "tables.dim_buyer.effective_time: 'at': the rows of a full snapshot"),
     ("kind: slice", "kind: increment", None),
     (
         "    order:\n",
@@ -195,6 +195,7 @@ def test_problem_is_told_with_its_line(tmp_path: Path, good: str, bad: str, told
 def test_snapshots_and_feeds(tmp_path: Path) -> None:
     by_unit = SHOP.replace("effective_time: at", "effective_time: _unit")
     assert problems(tmp_path, by_unit) == []
+    assert problems(tmp_path, by_unit.replace("kind: slice", "kind: snapshot")) == []
     assert any("a feed says when" in p for p in problems(tmp_path, by_unit.replace("kind: slice", "kind: increment")))
     deleting = SHOP.replace("kind: slice", "kind: snapshot").replace(
         "    effective_time: at\n", "    effective_time: at\n    deletion: {column: id, values: [D]}\n"

@@ -151,3 +151,14 @@ def test_passes_of_any_size_add_and_remove_up_to_the_same_live_set(
 def test_a_position_beyond_the_ledger_is_refused() -> None:
     with pytest.raises(IntegrityError, match="its logs end at"):
         Ledger("retail.sales", (batch(1),), ()).pending(Position(2, 0))
+
+
+def test_a_unit_lands_again_of_which_batches_were_trimmed() -> None:
+    """What a trim took stays in its set; what it left is superseded, and comes back, as ever."""
+    batches, discarded = [batch(1), batch(2), batch(3)], [decision(1, "discard", 3)]
+    frozen = {1: "superseded"}  # batch 2 stayed
+    assert live(batches, [], ALL, ALL, frozen=frozen) == sets({3}, {1, 2})
+    assert live(batches, discarded, ALL, ALL, frozen=frozen) == sets({2}, {1}, discarded={3})
+    gone = {1: "superseded", 2: "live"}
+    assert live(batches, [], ALL, ALL, frozen=gone) == sets({2, 3}, {1})
+    assert live(batches, discarded, ALL, ALL, frozen=gone) == sets({2}, {1}, discarded={3})

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lakehouse.ledger.holds import Hold
     from lakehouse.ledger.pending import Ledger
     from lakehouse.ledger.store import ObjectStore
+    from lakehouse.ledger.watermark import Baseline
 
 _BATCH = re.compile(r"([a-z0-9_]+\.[a-z0-9_]+)#([0-9]{1,12})\Z")
 _DONE = {"hold": "held", "release": "released", "discard": "discarded"}
@@ -100,7 +101,7 @@ def _decide(action: Action, batch: str, reason: str, *, is_dry_run: bool = False
 
     place = _find(settings(), batch)
     draft = _draft(place, action, reason)
-    _refuse_trimmed(place)
+    _refuse_trimmed(place, action)
     if already := _already(place, action):
         typer.echo(already)
         return
@@ -135,19 +136,32 @@ def _find(current: Settings, batch: str) -> _Place:
     return _Place(contract, store, ledger, number)
 
 
-def _refuse_trimmed(place: _Place) -> None:
-    """Raise :class:`SettingsError` where the batch is no longer in bronze: no decision can change what it said."""
+def _refuse_trimmed(place: _Place, action: Action) -> None:
+    """Raise :class:`SettingsError` where a trim took what the decision would need."""
     from lakehouse.ledger.watermark import open_catalog, read_head
 
     catalog = open_catalog(settings())
     for name in place.contract.tables:
         baseline = read_head(catalog, place.contract.silver_table(name)).baseline
-        if baseline and place.number in baseline.trimmed:
-            raise SettingsError(
-                f"{place.name} was trimmed from bronze: what it said is part of the baseline of {baseline.effective}",
-                untouched="everything",
-                todo="land a correction with an effective time after the baseline",
-            )
+        if baseline and (refusal := _refusal(place, action, baseline)):
+            what, todo = refusal
+            raise SettingsError(f"{place.name} {what}", untouched="everything", todo=todo)
+
+
+def _refusal(place: _Place, action: Action, baseline: Baseline) -> tuple[str, str] | None:
+    """Why a decision is void for a table with this baseline, and what to do instead; None where it is not."""
+    from lakehouse.ledger.beyond import why_beyond
+
+    if place.number in baseline.trimmed:
+        what = f"was trimmed from bronze: what it said is part of the baseline of {baseline.effective}"
+        return what, "land a correction with an effective time after the baseline"
+    if place.number in baseline.partly and action in ("hold", "discard"):
+        what = f"can no longer be taken out: part of what it said is in the baseline of {baseline.effective}"
+        return what, "land the unit again: what that says of the time after the baseline replaces what this batch said"
+    why = why_beyond(place.contract, baseline, place.ledger.batches[place.number - 1])
+    if why and action == "release":
+        return f"cannot be released: {why}", f"say `lakehouse discard '{place.name}'`; land it with a later day"
+    return None
 
 
 def _contract(found: Sequence[Contract]) -> Contract:

@@ -40,7 +40,8 @@ def plan(
     """Compare the contracts with the live tables: what would change, and whether it is free. No JVM; writes nothing.
 
     Ends with 0 where nothing changes or all is free (the next run does it), with 10 where a table needs
-    `lakehouse rebuild`, and with 3 where a column cannot hold its new type, so that a rebuild has to replace it.
+    `lakehouse rebuild`, and with 3 where a column cannot hold its new type, so that a rebuild has to replace it, or
+    where the table's source was trimmed, so that the change has to be taken back.
     """
     from lakehouse.cli.run import pick
     from lakehouse.engine.plan import plan as make
@@ -71,9 +72,14 @@ def _show_plan(plans: Sequence[TablePlan]) -> None:
         console.print(f"{one.table}: [{_COLOURS[one.verdict]}]{one.verdict}[/]")
         for change in one.changes:
             console.print(f"  [{_COLOURS[change.verdict]}]{change.verdict:8}[/] {escape(change.render())}")
-    stuck = [str(one.table) for one in plans if one.verdict != "free"]
+    stuck = [one for one in plans if one.verdict != "free"]
     if stuck:
-        console.print("`lakehouse run` refuses until: " + ", ".join(f"`lakehouse rebuild {name}`" for name in stuck))
+        console.print("`lakehouse run` refuses until: " + ", ".join(map(_way_out, stuck)))
+
+
+def _way_out(stuck: TablePlan) -> str:
+    """What ends a refusal. A table whose source was trimmed cannot be made anew."""
+    return f"the change of {stuck.table} is taken back" if stuck.is_trimmed else f"`lakehouse rebuild {stuck.table}`"
 
 
 def rebuild(

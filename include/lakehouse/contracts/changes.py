@@ -99,6 +99,12 @@ def renames(before: Table, after: Table) -> dict[str, str]:
     }
 
 
+def only_adds(before: Table, after: Table) -> bool:
+    """Whether every column that a table had is there by its name and type, so that kept observations can be read."""
+    kept = {name: after.typed[name].type for name in before.typed if name in after.typed}
+    return kept == {name: column.type for name, column in before.typed.items()}
+
+
 def compare(before: Contract, after: Contract, name: str, evidence: Evidence) -> list[Change]:
     """Every difference that the rows or columns of a table may show, with its verdict, in the contract's order."""
     comparison = _Comparison(before, after, name, evidence)

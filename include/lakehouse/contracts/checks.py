@@ -228,6 +228,12 @@ def _check_effective_time(contract: Contract, table: Table, path: Path) -> Findi
     elif name == names.UNIT:
         if contract.source.kind == "increment":
             yield Finding(where, "_unit is for slices and snapshots; a feed says when each change took effect")
+    elif contract.source.kind == "snapshot":
+        yield Finding(
+            where,
+            f"{name!r}: the rows of a full snapshot all show the state of its day; say effective_time: _unit, or, if "
+            "each row has its own time, make the source a slice or an increment",
+        )
     elif name not in table.typed:
         yield Finding(where, f"unknown column {name!r}{_near(name, table.typed)}")
     elif table.typed[name].type.name != "timestamp":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date, datetime, time
+from zoneinfo import ZoneInfo
 
 from lakehouse.contracts.expressions import Compiled, compile_check, compile_typed, source_columns
 from lakehouse.contracts.model import Column, Contract, Rule, Table
@@ -33,6 +35,11 @@ class Automatic:
 def source_types(contract: Contract) -> dict[str, DataType]:
     """The columns that an expression may read: the source's, all text."""
     return dict.fromkeys(contract.source.columns, _TEXT)
+
+
+def snapshot_time(contract: Contract, unit: date) -> datetime:
+    """When a snapshot's state took effect: the start of its day where the source is."""
+    return datetime.combine(unit, time(), ZoneInfo(contract.source.timezone))
 
 
 def expression_of(name: str, column: Column) -> str:

@@ -152,7 +152,9 @@ class Table(Model):
     occurrence: bool = Field(False, description="Facts: number identical lines of a unit; part of the key.")
     references: tuple[Reference, ...] = ()
 
-    effective_time: str = Field("", description="Dimensions: a timestamp column of this table, or _unit.")
+    effective_time: str = Field(
+        "", description="Dimensions: a timestamp column of this table, or _unit (always for full snapshots)."
+    )
     future_allowance: Duration = Field("1d", description="Effective times later than landing plus this: quarantined.")
     max_close_share: float = Field(
         0.5, gt=0, le=1, description="Dimensions of full snapshots: hold one that would close more than this share."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lakehouse.contracts.changes import only_adds
 from lakehouse.contracts.model import Contract
 from lakehouse.contracts.semantics import table_fingerprint
 from lakehouse.core.names import TableName
@@ -13,8 +14,9 @@ from lakehouse.engine.lock import table_locks
 from lakehouse.engine.plan import require_free, silver_plan
 from lakehouse.engine.publish import Lake, Target, publish
 from lakehouse.engine.tables import TableSpec, bronze_spec, quarantine_spec, silver_spec
+from lakehouse.ledger.recorded import recorded
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import Head, Stamp, load_table, read_head
+from lakehouse.ledger.watermark import Baseline, Head, Stamp, load_table, read_head
 
 
 def adopt_contract(lake: Lake, contract: Contract) -> None:
@@ -29,7 +31,7 @@ def adopt_contract(lake: Lake, contract: Contract) -> None:
         _evolve(lake, silver_spec(contract, name))
         stamp = read_head(lake.catalog, contract.silver_table(name)).stamp
         if stamp and stamp.fingerprint not in ("", table_fingerprint(contract, name)):
-            publish(lake, _Restamp(contract, name))
+            publish(lake, _Restamp(lake, contract, name))
 
 
 def evolve_bronze(lake: Lake, contract: Contract) -> None:
@@ -51,6 +53,7 @@ def _evolve(lake: Lake, spec: TableSpec) -> None:
 class _Restamp:
     """The same rows under a contract that gives the same rows."""
 
+    lake: Lake
     contract: Contract
     name: str
 
@@ -62,9 +65,21 @@ class _Restamp:
         fingerprint = table_fingerprint(self.contract, self.name)
         if stamp is None or stamp.fingerprint == fingerprint:
             return None  # another run was there first
-        return _Restamped(
-            self.contract.silver_table(self.name), replace(stamp, attempt=attempt, fingerprint=fingerprint)
-        )
+        stamp = replace(stamp, attempt=attempt, fingerprint=fingerprint, baseline=self._baseline(stamp))
+        return _Restamped(self.contract.silver_table(self.name), stamp)
+
+    def _baseline(self, stamp: Stamp) -> Baseline | None:
+        """The baseline under the same contract, where its observations can be read by it: what is new was not observed.
+
+        Any other keeps its fingerprint, and no fold starts from it.
+        """
+        baseline, table = stamp.baseline, load_table(self.lake.catalog, self.contract.silver_table(self.name))
+        before = recorded(table, stamp.fingerprint) if table else None
+        if baseline is None or before is None or baseline.fingerprint != stamp.fingerprint:
+            return baseline
+        if not only_adds(before.contract.tables[self.name], self.contract.tables[self.name]):
+            return baseline
+        return replace(baseline, fingerprint=table_fingerprint(self.contract, self.name))
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,8 @@ class _Rows(_Arriving):
         present = self.rows_of(_union([found.select(names.KEY), *late]).distinct().localCheckpoint())
         if self.intake.since:
             late.append(found.where(F.col(EFFECTIVE) <= F.lit(self.intake.since).cast("timestamp")))
+        if self.silver.baseline:  # rows of a batch that counts again: the baseline has what they said
+            late.append(found.where(F.col(EFFECTIVE) < F.lit(self.silver.baseline.at)))
         late += _unsettled_keys(found, present, self.table)
         return _arrivals(found, late, present)
 

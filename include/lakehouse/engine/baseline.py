@@ -11,11 +11,13 @@ An observation before the horizon that arrives later is refused, by :func:`refus
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from lakehouse.contracts.derive import snapshot_time
 from lakehouse.contracts.model import Contract, Table
 from lakehouse.core import names
 from lakehouse.core.errors import ContractError
@@ -26,11 +28,10 @@ from lakehouse.engine.history import (
     moments,
     observation_columns,
     observations,
-    snapshot_time,
 )
 from lakehouse.engine.tables import ColumnSpec, TableSpec, qualified
 from lakehouse.engine.typed import EFFECTIVE, FAILED, STATUS, observed_flag
-from lakehouse.ledger.watermark import Baseline
+from lakehouse.ledger.watermark import Baseline, Horizon, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,8 +131,15 @@ def baseline_observations(silver: Silver, keys: DataFrame | None = None) -> Data
         raise _made_otherwise(silver, baseline)
     name = qualified(baseline_table(silver.name))
     found = silver.lake.spark.sql(f"SELECT * FROM {name} VERSION AS OF {baseline.snapshot_id:d}")  # noqa: S608
-    found = found.withColumnRenamed(_DELETION, DELETED)
+    found = _widened(found.withColumnRenamed(_DELETION, DELETED), silver)
     return found if keys is None else found.join(F.broadcast(keys), names.KEY, "left_semi")
+
+
+def _widened(found: DataFrame, silver: Silver) -> DataFrame:
+    """A baseline with the columns that the contract got since: nobody observed them."""
+    wanted = baseline_spec(silver.contract, silver.name).columns
+    missing = {name: spec for name, spec in wanted.items() if name not in found.columns and name != _DELETION}
+    return found.withColumns({name: F.lit(None).cast(spec.spark_type) for name, spec in missing.items()})
 
 
 def _made_otherwise(silver: Silver, baseline: Baseline) -> ContractError:
@@ -178,11 +186,38 @@ def standing(kept: DataFrame, table: Table) -> DataFrame:
     return last.where(f"NOT {DELETED}").select(names.KEY)
 
 
+def require_in_bronze(silver: Silver, batches: frozenset[int]) -> None:
+    """Raise :class:`ContractError` where batches that a fold needs were trimmed, and no baseline stands in for them.
+
+    So it is with a table that was set back to before the trim, and with one that came to the contract after it.
+    """
+    head = read_head(silver.lake.catalog, silver.contract.bronze_table)
+    lacking = sorted((head.trimmed & batches) - silver.frozen.keys())
+    if lacking:
+        shown = ", ".join(f"{silver.contract.name}#{batch}" for batch in lacking[:3])
+        raise ContractError(
+            f"{silver.target} cannot be made of what bronze has: {len(lacking)} of the batches that count for it were "
+            f"trimmed, such as {shown}",
+            where="baseline of the table: " + (silver.baseline.effective if silver.baseline else "none"),
+            untouched=f"{silver.target} and bronze; nothing was written",
+            todo="roll the table forward again to where it was after the trim; a table that is new to the contract "
+            "needs a contract of its own, which lands its source anew",
+        )
+
+
 def refuse_beyond(typed: DataFrame, baseline: Baseline) -> DataFrame:
-    """Typed rows, of which those that came after the baseline and lie before its horizon fail a rule of their own."""
-    came_after = F.col(names.BATCH) > baseline.through
+    """Typed rows, of which those that lie before a horizon and are not in the baseline fail a rule of their own."""
     readable = F.col(STATUS).isin("good", "quarantined")
-    is_beyond = F.coalesce(came_after & readable & (F.col(EFFECTIVE) < F.lit(baseline.at)), F.lit(False))
+    too_late = reduce(Column.__or__, map(_is_past, baseline.horizons))
+    is_beyond = F.coalesce(readable & too_late, F.lit(False))
     failed = F.when(is_beyond, F.array_append(FAILED, F.lit(BEYOND))).otherwise(F.col(FAILED))
     status = F.when(is_beyond, F.lit("quarantined")).otherwise(F.col(STATUS))
     return typed.withColumns({FAILED: failed, STATUS: status})
+
+
+def _is_past(horizon: Horizon) -> Column:
+    """Whether a row lies before a horizon, and its batch came after that trim, or did not count then."""
+    effective, through, passed = horizon
+    was_out = F.col(names.BATCH).isin(list(passed)) if passed else F.lit(False)
+    before = F.col(EFFECTIVE) < F.lit(datetime.fromisoformat(effective))
+    return before & ((F.col(names.BATCH) > through) | was_out)

@@ -163,10 +163,13 @@ class BronzeWork:
     contract: Contract
     attempt: str
     batches: tuple[Batch, ...]
+    trimmed: tuple[int, ...] = ()
 
     def stamps(self) -> Mapping[TableName, Stamp]:
         through = Consumed(through=self.batches[-1].number)
-        return {self.contract.bronze_table: Stamp(self.attempt, "", {self.contract.name: through})}
+        return {
+            self.contract.bronze_table: Stamp(self.attempt, "", {self.contract.name: through}, trimmed=self.trimmed)
+        }
 
     def write(self, targets: Mapping[TableName, Target]) -> None:
         targets[self.contract.bronze_table].append(read_files(self.lake, self.contract, self.batches))
@@ -201,6 +204,8 @@ class BronzeJob:
         return [bronze_spec(self.contract)]
 
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> BronzeWork | None:
-        done = heads[self.contract.bronze_table].consumed(self.contract.name).through
-        batches = [batch for batch in self.log if batch.number > done][: self.limit]
-        return BronzeWork(self.lake, self.contract, attempt, tuple(batches)) if batches else None
+        head = heads[self.contract.bronze_table]
+        done = head.consumed(self.contract.name).through
+        batches = tuple(batch for batch in self.log if batch.number > done)[: self.limit]
+        trimmed = head.stamp.trimmed if head.stamp else ()
+        return BronzeWork(self.lake, self.contract, attempt, batches, trimmed) if batches else None

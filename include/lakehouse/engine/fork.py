@@ -13,7 +13,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -35,12 +35,16 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Fork:
-    """A table, the fork that was made of it, and the metadata file and snapshot that it started from."""
+    """A table, the fork that was made of it, and the metadata file and snapshot that it started from.
+
+    ``computed`` is the fork's own metadata file once it has what is to be shown; '' before.
+    """
 
     table: TableName
     name: TableName
     base: str
     base_snapshot: int
+    computed: str = ""
 
 
 def fork_name(table: TableName) -> TableName:
@@ -64,6 +68,21 @@ def make_fork(lake: Lake, table: TableName) -> Fork:
     return Fork(table, fork, loaded.metadata_location, head.snapshot_id)
 
 
+def seal(lake: Lake, fork: Fork) -> Fork:
+    """The fork as it was computed: only that may enter its table."""
+    loaded = load_table(lake.catalog, fork.name)
+    if loaded is None:
+        raise _replaced(fork)
+    return replace(fork, computed=loaded.metadata_location)
+
+
+def forget(lake: Lake, fork: Fork) -> None:
+    """Drop a fork, unless another preparation took its place: that one is still to be decided about."""
+    loaded = load_table(lake.catalog, fork.name)
+    if loaded is not None and fork.computed in ("", loaded.metadata_location):
+        drop_fork(lake, fork.name)
+
+
 def drop_fork(lake: Lake, fork: TableName) -> None:
     """Forget a fork. Files are shared with the table, so nothing is purged; orphans go with maintenance."""
     lake.spark.sql(f"DROP TABLE IF EXISTS {qualified(fork)}")
@@ -81,13 +100,14 @@ class Swap:
 def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> None:
     """Make tables what their forks are: all at once. Needs the locks of the tables.
 
-    Raises :class:`ConcurrentCommit` where a table changed since it was forked; nothing is published then.
+    Raises :class:`ConcurrentCommit` where a table changed since it was forked, or a fork is not what was computed;
+    nothing is published then.
     """
     swaps = []
     for fork in forks:
         loaded = load_table(lake.catalog, fork.name)
-        if loaded is None:
-            raise _moved(fork.table)
+        if loaded is None or loaded.metadata_location != fork.computed:
+            raise _replaced(fork)
         base = _document(lake, fork.base)
         snapshot = loaded.current_snapshot()
         note = _note(base, fork.base_snapshot, snapshot.snapshot_id if snapshot else 0, attempt, now)
@@ -216,6 +236,14 @@ def _swap(lake: Lake, swaps: Sequence[Swap]) -> None:
                 where=f"expected {swap.becomes}, found {loaded.metadata_location if loaded else 'nothing'}",
                 todo="stop all writers of the table and compare both metadata files",
             )
+
+
+def _replaced(fork: Fork) -> ConcurrentCommit:
+    return ConcurrentCommit(
+        f"the rebuild of {fork.table} is no longer what was computed: another rebuild of the table took its place",
+        untouched=f"{fork.table}; nothing of the rebuild was published",
+        todo="decide about the other one, or run `lakehouse rebuild` again",
+    )
 
 
 def _moved(table: TableName) -> ConcurrentCommit:

@@ -8,13 +8,12 @@ reference that defines the result is ``tests/reference.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time
-from zoneinfo import ZoneInfo
+from datetime import UTC, date, datetime
 
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
-from lakehouse.contracts.derive import origin_of
+from lakehouse.contracts.derive import origin_of, snapshot_time
 from lakehouse.contracts.model import Contract, Table
 from lakehouse.core import names
 from lakehouse.core.names import quote
@@ -71,11 +70,6 @@ def good_rows(typed: DataFrame, table: Table) -> DataFrame:
 def presence(typed: DataFrame) -> DataFrame:
     """Which key is in which batch, whatever else its row says."""
     return typed.where(f"{names.KEY} IS NOT NULL").select(names.KEY, names.BATCH)
-
-
-def snapshot_time(contract: Contract, unit: date) -> datetime:
-    """When a snapshot's state took effect: the start of its day where the source is."""
-    return datetime.combine(unit, time(), ZoneInfo(contract.source.timezone))
 
 
 def effective_text(at: datetime) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from lakehouse.ledger.evidence import LakeEvidence
 from lakehouse.ledger.generations import Generations
 from lakehouse.ledger.recorded import recorded
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import head_of, load_table
+from lakehouse.ledger.watermark import Baseline, head_of, load_table
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TablePlan:
-    """What would change in one table."""
+    """What would change in one table. One that starts from a baseline (``is_trimmed``) cannot be rebuilt for it."""
 
     table: TableName
     changes: tuple[Change, ...]
     is_new: bool = False
+    is_trimmed: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -42,7 +43,8 @@ class TablePlan:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         changes = [asdict(change) for change in self.changes]
-        return {"table": str(self.table), "verdict": self.verdict, "is_new": self.is_new, "changes": changes}
+        marks = {"is_new": self.is_new, "is_trimmed": self.is_trimmed}
+        return {"table": str(self.table), "verdict": self.verdict, **marks, "changes": changes}
 
 
 def plan(catalog: Catalog, store: ObjectStore, contracts: Iterable[Contract]) -> list[TablePlan]:
@@ -88,11 +90,17 @@ def silver_plan(catalog: Catalog, store: ObjectStore, contract: Contract, name: 
     more = [c for c in _metadata_changes(table, spec) if (c.what.split()[-1], c.subject) not in said]
     if verdict_of(rows) != "free":  # a rebuild replaces columns; what it would do is said by the changes above
         more = [change for change in more if change.what.startswith(kinds)]
-    return TablePlan(target, (*rows, *more))
+    return TablePlan(target, (*rows, *more), is_trimmed=head_of(table).baseline is not None)
 
 
 def _row_changes(catalog: Catalog, store: ObjectStore, contract: Contract, name: str, table: Table) -> list[Change]:
-    """Differences between the contract and the one that the rows were made with."""
+    """Differences between the contract and the one that the rows were made with, as the table can take them."""
+    found = _differences(catalog, store, contract, name, table)
+    baseline = head_of(table).baseline
+    return [_at_baseline(change, baseline) for change in found] if baseline else found
+
+
+def _differences(catalog: Catalog, store: ObjectStore, contract: Contract, name: str, table: Table) -> list[Change]:
     stamp = head_of(table).stamp
     if stamp is None or not stamp.fingerprint or stamp.fingerprint == table_fingerprint(contract, name):
         return []
@@ -103,6 +111,14 @@ def _row_changes(catalog: Catalog, store: ObjectStore, contract: Contract, name:
     changes = compare(before.contract, contract, name, LakeEvidence(catalog, store, contract, name))
     # The semantics differ in spelling alone.
     return changes or [Change("contract", "", "rewritten", "equal", "free")]
+
+
+def _at_baseline(change: Change, baseline: Baseline) -> Change:
+    """The change of a table whose older observations are only kept as a baseline, by the contract of then."""
+    if change.verdict == "free" and change.what not in ("column renamed", "column widened"):
+        return change
+    text = f"bronze was trimmed, and what was observed before {baseline.at:%Y-%m-%d} is kept as the contract said then"
+    return replace(change, verdict="refused", reason=f"{change.reason}; {text}" if change.reason else text)
 
 
 def require_free(plans: Sequence[TablePlan], contract: Contract, folder: Path) -> None:
@@ -118,12 +134,15 @@ def require_free(plans: Sequence[TablePlan], contract: Contract, folder: Path) -
         for change in one.changes
         if change.verdict != "free"
     ]
-    tables = " and ".join(f"`lakehouse rebuild {one.table}`" for one in stuck)
+    tables = " and ".join(f"`lakehouse rebuild {one.table}`" for one in stuck if not one.is_trimmed)
+    todo = f"run {tables} to make it anew from bronze, or take the change back; `lakehouse plan` shows all"
+    if any(one.is_trimmed for one in stuck):
+        todo = "take the change back: a table whose source was trimmed cannot be made anew; `lakehouse plan` shows all"
     raise ContractError(
         "the contract now says something else than these tables were made with:\n" + "\n".join(lines),
         where=shown(folder / contract.domain / f"{contract.dataset}.yaml"),
         untouched="everything of this dataset; nothing was written",
-        todo=f"run {tables} to make it anew from bronze, or take the change back; `lakehouse plan` shows all",
+        todo=todo,
     )
 
 

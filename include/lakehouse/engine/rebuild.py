@@ -17,14 +17,14 @@ from lakehouse.core.names import TableName
 from lakehouse.engine.adopt import evolve_bronze
 from lakehouse.engine.compare_tables import Difference, compare_tables
 from lakehouse.engine.evolve import evolve_table
-from lakehouse.engine.fork import Fork, drop_fork, enter, make_fork, rebuild_note, take_back
+from lakehouse.engine.fork import Fork, enter, forget, make_fork, rebuild_note, seal, take_back
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.publish import Lake, create_missing
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.silver import Silver, run_silver
 from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, quarantine_spec, silver_spec
-from lakehouse.ledger.watermark import load_table, read_head
+from lakehouse.ledger.watermark import head_of, load_table, read_head
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def prepare_rebuild(lake: Lake, contract: Contract, name: str) -> Prepared:
             raise SettingsError(
                 f"bronze has nothing for {specs[0].name}", todo="`lakehouse run` after something landed"
             )
+        forks = tuple(seal(lake, fork) for fork in forks)
         difference = compare_tables(lake, contract, name, forks[0].name)
     except BaseException:
         _drop(lake, forks)
@@ -120,7 +121,7 @@ def drop_rebuild(lake: Lake, prepared: Prepared) -> None:
 
 def _drop(lake: Lake, forks: tuple[Fork, ...]) -> None:
     for fork in forks:
-        drop_fork(lake, fork.name)
+        forget(lake, fork)
 
 
 @readable()
@@ -135,10 +136,25 @@ def undo_rebuild(lake: Lake, contract: Contract, name: str) -> Undone:
         if note is None:
             raise SettingsError(f"{table} has no rebuild that could be taken back", todo="`lakehouse contract history`")
         was = read_head(lake.catalog, table).snapshot_id or 0
+        _require_same_baseline(lake, table, note["before"])
         locks.check()
         take_back(lake, [table, *_with(lake, quarantine, note)], lake.clock.now())
     head = read_head(lake.catalog, table)
     return Undone(table, was, head.snapshot_id or 0, head.consumed(contract.name).through)
+
+
+def _require_same_baseline(lake: Lake, table: TableName, before: int) -> None:
+    """Raise SettingsError where bronze was trimmed since the rebuild: what stood before could not be folded on."""
+    loaded = load_table(lake.catalog, table)
+    then, now = head_of(loaded, before).baseline, head_of(loaded).baseline
+    # A free change of the contract renames the semantics of the same baseline.
+    if (then and replace(then, fingerprint="")) != (now and replace(now, fingerprint="")):
+        raise SettingsError(
+            f"the rebuild of {table} cannot be taken back: bronze was trimmed since, and what stood before does not "
+            "start from that baseline",
+            untouched=f"{table} and its quarantine",
+            todo=f"correct the contract and run `lakehouse rebuild {table}`; the former rows can be read with --as-of",
+        )
 
 
 def _with(lake: Lake, quarantine: TableName, note: Mapping[str, Any]) -> list[TableName]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lakehouse.contracts.derive import snapshot_time
 from lakehouse.contracts.model import Contract, Table
 from lakehouse.contracts.semantics import fingerprint, semantics
 from lakehouse.core import names
@@ -19,10 +20,10 @@ from lakehouse.core.errors import ContractError
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
 from lakehouse.engine.arrivals import NotJudged
-from lakehouse.engine.baseline import BEYOND, refuse_beyond
+from lakehouse.engine.baseline import BEYOND, refuse_beyond, require_in_bronze
 from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
-from lakehouse.engine.history import effective_text, snapshot_time
+from lakehouse.engine.history import effective_text
 from lakehouse.engine.known import as_known
 from lakehouse.engine.publish import Lake, Published, Target, publish
 from lakehouse.engine.report import TableReport
@@ -30,6 +31,7 @@ from lakehouse.engine.snapshots import held_snapshots
 from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, key_columns, literal, quarantine_spec, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
+from lakehouse.ledger.beyond import why_beyond
 from lakehouse.ledger.generations import Generations
 from lakehouse.ledger.outstanding import judges_anew
 from lakehouse.ledger.pending import Pending, Position, pending, read_ledger
@@ -199,6 +201,7 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = Fal
     sets = found.sets(frozenset(held))
     held = {batch: held[batch] for batch in sorted(held) if batch in sets.held}
     live = sets.live
+    require_in_bronze(silver, live | done)
     since = head.consumed(silver.contract.name).max_effective
     return Intake(
         contract=silver.contract,
@@ -209,7 +212,7 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = Fal
         holes=sets.holes,
         held=held,
         report=replace(counted.report(live - done), held=held),
-        counts=_total(silver, head, counted, live - done, _count(silver, done - live)),
+        counts=_total(silver, head, counted, live, done),
         max_effective=max(since, counted.max_effective, _latest_snapshot(silver, found, live)),
         rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
         since=since,
@@ -242,42 +245,48 @@ def _examine(
 
     Where a batch is held, the one that it would have superseded counts, and is examined too. ``applied`` are the
     batches that the table had, ``done`` those that it keeps without being made anew; ``waits`` are judged later, unless
-    rows of theirs go to quarantine, which comes first.
+    rows of theirs go to quarantine, which comes first. Snapshots from before the horizon are held whatever was decided.
     """
-    candidates = found.after.live - done
-    counted = _count(silver, candidates)
+    candidates, beyond = found.after.live - done, _beyond(silver, found)
+    counted = _count(silver, candidates - beyond.keys())
     if silver.contract.source.kind != "snapshot":
         return counted, {}, waits
-    waits = frozenset() if counted.of(waits)["quarantined"] else waits
+    waits = frozenset() if counted.of(waits)["quarantined"] else waits - beyond.keys()
     units = {batch.number: batch.unit for batch in found.log}
     kept = applied - found.after.held - found.after.discarded
-    refused = frozenset(batch for batch in units if _is_beyond(silver, units[batch])) - applied
     while True:
         held = dict(counted.unreadable(candidates - found.released))
+        held |= {batch: why for batch, why in beyond.items() if batch in candidates}
         if silver.table.kind == "dimension":
-            sound = candidates - held.keys() - refused - waits
+            sound = candidates - held.keys() - waits
             held |= held_snapshots(silver, sound, kept - held.keys(), units, found.released)
         more = found.sets(frozenset(held)).live - candidates - done
         if not more:
             return counted, held, waits & candidates
         candidates |= more
-        counted = counted.plus(_count(silver, more))
+        counted = counted.plus(_count(silver, more - beyond.keys()))
 
 
-def _is_beyond(silver: Silver, unit: date) -> bool:
-    """Whether a snapshot lies before the horizon: all its rows are refused then, and its absences say nothing."""
-    return silver.baseline is not None and snapshot_time(silver.contract, unit) < silver.baseline.at
+def _beyond(silver: Silver, found: Pending) -> Mapping[int, str]:
+    """Snapshots that can never be taken, since they lie before the horizon, each with the reason; not to be read."""
+    if silver.baseline is None:
+        return {}
+    reasons = {batch.number: why_beyond(silver.contract, silver.baseline, batch) for batch in found.log}
+    return {number: why for number, why in reasons.items() if why}
 
 
-def _total(silver: Silver, head: Head, counted: _Counted, added: frozenset[int], removed: _Counted) -> dict[str, int]:
+def _total(silver: Silver, head: Head, counted: _Counted, live: frozenset[int], done: frozenset[int]) -> dict[str, int]:
     """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes.
 
-    A table that is made anew keeps what is counted of the batches that were trimmed.
+    A table that is made anew keeps what is counted of the batches that were trimmed. Rows that went into the baseline
+    count on where their batch stayed in bronze and was restated.
     """
-    trimmed = silver.baseline.counts if silver.baseline else {}
-    total = Counter(dict(head.stamp.counts if head.stamp else trimmed))
-    total.update(counted.of(added))
-    total.subtract(removed.of(frozenset(removed.statuses)))
+    baseline = silver.baseline
+    total = Counter(dict(head.stamp.counts if head.stamp else baseline.counts if baseline else {}))
+    total.update(counted.of(live - done))
+    total.subtract(_count(silver, done - live).of(done - live))
+    if baseline:
+        total["good"] += baseline.owed(live) - (baseline.owed(done) if head.stamp else 0)
     return {status: rows for status, rows in sorted(total.items()) if rows}
 
 

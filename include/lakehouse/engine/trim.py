@@ -17,20 +17,20 @@ from functools import cached_property
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse.contracts.derive import hours
+from lakehouse.contracts.derive import hours, snapshot_time
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
 from lakehouse.core.errors import ConcurrentCommit, SettingsError
 from lakehouse.core.names import TableName
-from lakehouse.engine.baseline import baseline_spec, baseline_table, condense, observed, stored
-from lakehouse.engine.history import snapshot_time
+from lakehouse.engine.baseline import baseline_spec, baseline_table, condense, observed, require_in_bronze, stored
 from lakehouse.engine.publish import Lake, Target, publish
 from lakehouse.engine.silver import Silver, in_batches
 from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.tables import TableSpec, bronze_spec, qualified, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, STATUS
+from lakehouse.ledger.decisions import decision_log
 from lakehouse.ledger.live import LiveSet
-from lakehouse.ledger.pending import Ledger, read_ledger
+from lakehouse.ledger.pending import Ledger, Position, read_ledger
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import Baseline, Consumed, Head, Stamp, read_head
 
@@ -40,12 +40,14 @@ class Trim:
     """What a trim takes from bronze: batches, each with the set that it stays in, and its rows.
 
     ``before`` is the horizon. ``kept`` are older batches that stay, each with the reason. ``frozen`` are the batches
-    that nothing changes any more: those that go, and the last snapshot before the horizon, which stays.
+    that nothing changes any more: those that go, and the last snapshot before the horizon, which stays. ``end`` and
+    ``heads`` say what it was planned from.
     """
 
     contract: Contract
     before: datetime
-    through: int
+    end: Position
+    heads: Mapping[str, int | None]
     batches: Mapping[int, tuple[str, int]]
     frozen: Mapping[int, tuple[str, int]]
     kept: Mapping[int, str]
@@ -67,13 +69,6 @@ def horizon(contract: Contract, before: date | None, now: datetime) -> datetime:
             f"{contract.name} cannot be trimmed: {', '.join(facts)} could not be made anew without its rows in bronze",
             untouched="bronze and all tables",
             todo="trim sources that make dimensions only",
-        )
-    timed = [name for name, table in contract.tables.items() if table.effective_time != names.UNIT]
-    if contract.source.kind == "snapshot" and timed:
-        raise SettingsError(
-            f"{contract.name} cannot be trimmed: rows of one snapshot have times of their own in {', '.join(timed)}",
-            untouched="bronze and all tables",
-            todo="trim snapshots whose effective_time is _unit",
         )
     if before is None:
         said = [table.late_horizon for table in contract.tables.values()]
@@ -121,6 +116,16 @@ class _Source:
                     todo="run `lakehouse run` first; what is pending cannot be trimmed",
                 )
 
+    @property
+    def snapshots(self) -> dict[str, int | None]:
+        """Where main of each dimension is."""
+        return {name: head.snapshot_id for name, head in self.heads.items()}
+
+    def require_whole(self) -> None:
+        """Raise where a dimension needs batches that a former trim took from bronze, and has no baseline for them."""
+        for silver in self.dimensions:
+            require_in_bronze(silver, self.live(silver))
+
     def sets(self, silver: Silver) -> LiveSet:
         """What counts for a table now."""
         return self.ledger.live(self.ledger.end, str(silver.target), self.heads[silver.name].held, silver.frozen)
@@ -136,10 +141,13 @@ class _Source:
 def plan_trim(lake: Lake, contract: Contract, before: datetime) -> Trim:
     """Find the batches of bronze that can go: consumed, and all that they say lies before the horizon.
 
-    Raises :class:`SettingsError` where something is pending, or the horizon is older than a baseline.
+    Raises :class:`SettingsError` where something is pending, or held from before the horizon, or the horizon is older
+    than a baseline.
     """
     source = _Source.read(lake, contract)
     source.require_consumed()
+    source.require_whole()
+    _require_decided(source, before)
     for silver in source.dimensions:
         if silver.baseline and before < silver.baseline.at:
             raise SettingsError(
@@ -159,7 +167,31 @@ def plan_trim(lake: Lake, contract: Contract, before: datetime) -> Trim:
     frozen = {batch: (_state(sets, batch), rows.get(batch, 0)) for batch in old if batch not in kept}
     kept |= {batch: "it is the last snapshot before the horizon: the next one is measured against it" for batch in last}
     going = {batch: each for batch, each in frozen.items() if batch not in last}
-    return Trim(contract, before, source.ledger.end.through, going, frozen, kept)
+    return Trim(contract, before, source.ledger.end, source.snapshots, going, frozen, kept)
+
+
+def _require_decided(source: _Source, before: datetime) -> None:
+    """Raise :class:`SettingsError` where a held batch says something of the time before the horizon."""
+    held: set[int] = set()
+    for silver in source.dimensions:
+        suspects = source.sets(silver).held
+        held |= {b for b in suspects if snapshot_time(source.contract, source.ledger.batches[b - 1].unit) < before}
+        held |= _rows_before(silver, suspects, before).keys()
+    if held:
+        shown = ", ".join(f"{source.contract.name}#{batch}" for batch in sorted(held))
+        raise SettingsError(
+            f"{shown} is held, and says something of the time before {before:%Y-%m-%d %H:%M} UTC",
+            untouched="bronze and all tables",
+            todo="release or discard it first, and run `lakehouse run`: after the trim it could no longer be taken",
+        )
+
+
+def _rows_before(silver: Silver, batches: frozenset[int], before: datetime) -> dict[int, int]:
+    """How many good rows of some batches take effect before the horizon; only batches that have some."""
+    if not batches:
+        return {}
+    rows = silver.typed(batches).where(f"{STATUS} = 'good'").where(F.col(EFFECTIVE) < F.lit(before))
+    return {row[names.BATCH]: row["count"] for row in rows.groupBy(names.BATCH).count().collect()}
 
 
 def _is_gone(source: _Source, batch: int, rows: Mapping[int, int]) -> bool:
@@ -176,10 +208,10 @@ def _kept(source: _Source, old: frozenset[int], before: datetime) -> dict[int, s
     """Old batches that have to stay, and why."""
     kept: dict[int, str] = {}
     for silver in source.dimensions:
-        sets = source.sets(silver)
-        kept |= {batch: "it is held" for batch in old & sets.held}
-        latest = silver.typed(old).where(f"{STATUS} = 'good'").groupBy(names.BATCH).agg(F.max(EFFECTIVE).alias("at"))
-        crossing = latest.where(F.col("at") >= F.lit(before)).collect() if old else []
+        # A batch that no longer counts goes whatever it says: nothing brings it back once the trim is done.
+        counts = old & source.live(silver)
+        latest = silver.typed(counts).where(f"{STATUS} = 'good'").groupBy(names.BATCH).agg(F.max(EFFECTIVE).alias("at"))
+        crossing = latest.where(F.col("at") >= F.lit(before)).collect() if counts else []
         kept |= {row[names.BATCH]: "it says something of the time after the horizon" for row in crossing}
     first = source.sets(source.dimensions[0])
     for batch in old:
@@ -200,16 +232,34 @@ def _last_snapshot(source: _Source, old: frozenset[int]) -> frozenset[int]:
 def run_trim(lake: Lake, trim: Trim) -> None:
     """Record the baselines, and take the batches from bronze.
 
-    Raises :class:`ConcurrentCommit` where a run published one of the dimensions meanwhile.
+    Raises :class:`ConcurrentCommit` where something landed, was decided or published since the trim was planned.
     """
     source = _Source.read(lake, trim.contract)
-    source.require_consumed()
+    if (source.ledger.end, source.snapshots) != (trim.end, trim.heads):
+        raise _moved(trim.contract.name)
     published = publish(lake, _Condensing(source, trim))
     snapshots = {each.table: each.snapshot_id for each in published}
     for table, snapshot_id in snapshots.items():
         tag = f"baseline-{trim.before:%Y-%m-%d}-{snapshot_id}"  # what a stamp names must not expire
         lake.spark.sql(f"ALTER TABLE {qualified(table)} CREATE TAG IF NOT EXISTS `{tag}` AS OF VERSION {snapshot_id}")
-    publish(lake, _Trimming(source, trim, snapshots))
+    partly = {silver.name: _partly(source, silver, trim) for silver in source.dimensions}
+    publish(lake, _Trimming(source, trim, snapshots, partly))
+
+
+def _moved(what: str) -> ConcurrentCommit:
+    return ConcurrentCommit(
+        f"{what} went on while it was being trimmed",
+        untouched="bronze and all tables; no baseline is used",
+        todo="trim again",
+    )
+
+
+def _partly(source: _Source, silver: Silver, trim: Trim) -> dict[int, int]:
+    """Live batches that stay in bronze although rows of theirs go into the baseline, each with how many."""
+    staying = source.live(silver) - trim.frozen.keys() - silver.frozen.keys()
+    if source.contract.source.kind == "snapshot":
+        staying &= trim.kept.keys()
+    return _rows_before(silver, staying, trim.before)
 
 
 @dataclass(frozen=True)
@@ -227,7 +277,7 @@ class _Condensing:
         return replace(self, attempt=attempt)
 
     def stamps(self) -> Mapping[TableName, Stamp]:
-        done = {self.trim.contract.name: Consumed(self.trim.through, self.source.ledger.end.decisions)}
+        done = {self.trim.contract.name: Consumed(self.trim.end.through, self.trim.end.decisions)}
         return {
             baseline_table(silver.name): Stamp(self.attempt, silver.fingerprint, done)
             for silver in self.source.dimensions
@@ -257,6 +307,7 @@ class _Trimming:
     source: _Source
     trim: Trim
     snapshots: Mapping[TableName, int]
+    partly: Mapping[str, Mapping[int, int]]
     attempt: str = ""
     heads: Mapping[TableName, Head] | None = None
 
@@ -267,18 +318,20 @@ class _Trimming:
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _Trimming:
         for silver in self.source.dimensions:
             if heads[silver.target].snapshot_id != self.source.heads[silver.name].snapshot_id:
-                raise ConcurrentCommit(
-                    f"{silver.target} was published while its baseline was made",
-                    untouched="bronze and all tables; the baseline is not used",
-                    todo="trim again",
-                )
+                raise _moved(str(silver.target))
+        store = ObjectStore.open(self.source.lake.settings)
+        decided = self.trim.end.decisions
+        if decision_log(store, self.trim.contract.name).last_number(decided) != decided:
+            raise _moved(self.trim.contract.name)
         return replace(self, attempt=attempt, heads=heads)
 
     def stamps(self) -> Mapping[TableName, Stamp]:
         """The dimensions first, in the order in which they are published: bronze loses nothing before they are."""
         found = {silver.target: self._stamp(silver.target, self._baseline(silver)) for silver in self.source.dimensions}
         bronze = self.trim.contract.bronze_table
-        return {**found, bronze: self._stamp(bronze, None)}
+        stamp = self._stamp(bronze, None)
+        lost = tuple(sorted({*stamp.trimmed, *self.trim.batches}))
+        return {**found, bronze: replace(stamp, trimmed=lost)}
 
     def _stamp(self, table: TableName, baseline: Baseline | None) -> Stamp:
         stamp = (self.heads or {})[table].stamp
@@ -294,11 +347,19 @@ class _Trimming:
         return Baseline(
             self.trim.before.isoformat(),
             self.snapshots[baseline_table(silver.name)],
-            self.trim.through,
+            self.trim.end.through,
             silver.fingerprint,
             {**(was.trimmed if was else {}), **fresh},
             dict(counts),
+            {**(was.partly if was else {}), **self.partly[silver.name]},
+            self._passed(silver),
+            was.horizons if was else (),
         )
+
+    def _passed(self, silver: Silver) -> tuple[int, ...]:
+        """Superseded batches that stay: where a discard brings one back, the baseline has nothing of it."""
+        gone = self.trim.frozen.keys() | silver.frozen.keys()
+        return tuple(sorted(self.source.sets(silver).superseded - gone))
 
     def _counts(self, silver: Silver, batches: frozenset[int]) -> dict[str, int]:
         found = silver.typed(batches).groupBy(STATUS).count().collect() if batches else []

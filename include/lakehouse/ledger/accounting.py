@@ -83,6 +83,7 @@ def _account(
     sets = ledger.live(position, str(contract.silver_table(name)), frozenset(stamp.held), frozen)
     held_here = frozenset(consumed.holes) - sets.discarded - sets.superseded
     live = sets.live - held_here
+    owed = stamp.baseline.owed(live) if stamp.baseline else 0
     published, applied = _published(contract, name, table)
     quarantine = load_table(catalog, TableName("quarantine", name))
     refused = sum(1 for batch in _column(quarantine, names.BATCH) if batch in live) if quarantine else 0
@@ -95,7 +96,7 @@ def _account(
         without_key=counts.get("without_key", 0),
         quarantined=refused,
         rejected=counts.get("rejected", 0),
-        superseded=_sum(rows, sets.superseded),
+        superseded=_sum(rows, sets.superseded) - owed,
         held=_sum(rows, held_here),
         discarded=_sum(rows, sets.discarded),
         pending=_sum(rows, (batch for batch in rows if batch > consumed.through)),
@@ -103,7 +104,9 @@ def _account(
         published=published,
         trimmed=trimmed.total(),
     )
-    return Account(**{**vars(account), "problems": tuple(_problems(account, contract, name, counts, live, rows))})
+    return Account(
+        **{**vars(account), "problems": tuple(_problems(account, contract, name, counts, _sum(rows, live) + owed))}
+    )
 
 
 def _sum(rows: Counter[int], batches: Iterable[int]) -> int:
@@ -126,9 +129,7 @@ def _published(contract: Contract, name: str, table: Table) -> tuple[int, int]:
     return len(versions[names.KEY]), len(versions[names.KEY]) + gaps
 
 
-def _problems(
-    a: Account, contract: Contract, name: str, counts: Any, live: frozenset[int], rows: Counter[int]
-) -> Iterable[str]:
+def _problems(a: Account, contract: Contract, name: str, counts: Any, live_rows: int) -> Iterable[str]:
     """What contradicts the identity, each found by two counts that were made in different places."""
     total = (
         a.applied + a.redundant + a.without_key + a.quarantined + a.rejected
@@ -136,8 +137,8 @@ def _problems(
     )  # fmt: skip
     if total != a.received:
         yield f"{a.received} rows were received and {total} are accounted for"
-    if _sum(rows, live) != sum(counts.values()):
-        yield f"bronze has {_sum(rows, live)} rows of the live batches, the table took {sum(counts.values())}"
+    if live_rows != sum(counts.values()):
+        yield f"bronze has {live_rows} rows of the live batches, the table took {sum(counts.values())}"
     if a.quarantined != counts.get("quarantined", 0):
         yield f"{counts.get('quarantined', 0)} rows were refused and {a.quarantined} are in quarantine"
     if contract.tables[name].kind == "fact" and a.redundant:

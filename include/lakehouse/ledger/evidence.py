@@ -33,9 +33,13 @@ class LakeEvidence:
     @cached_property
     def live(self) -> frozenset[int]:
         """The batches behind the table as it stands."""
-        consumed = read_head(self.catalog, self.contract.silver_table(self.name)).consumed(self.contract.name)
-        ledger = read_ledger(self.store, self.contract.name)
-        return ledger.live(Position(consumed.through, consumed.decisions)).live - set(consumed.holes)
+        target = self.contract.silver_table(self.name)
+        head = read_head(self.catalog, target)
+        consumed = head.consumed(self.contract.name)
+        frozen = head.baseline.frozen if head.baseline else {}
+        position = Position(consumed.through, consumed.decisions)
+        sets = read_ledger(self.store, self.contract.name).live(position, str(target), head.held, frozen)
+        return sets.live - set(consumed.holes)
 
     def seen(self, columns: frozenset[str]) -> frozenset[str]:
         """Those source columns of which live bronze rows may hold values."""

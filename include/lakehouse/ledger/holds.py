@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.contracts.model import Contract
+from lakehouse.ledger.beyond import why_beyond
 from lakehouse.ledger.decisions import Decision
 from lakehouse.ledger.live import states_of
 from lakehouse.ledger.pending import Ledger, read_ledger
@@ -104,6 +105,8 @@ def _by_rule(contract: Contract, name: str, table: Table, ledger: Ledger) -> Ite
         batch = ledger.batches[number - 1]
         is_settled = states.get(number) == "released" or number in sets.superseded
         todo = "run `lakehouse run`: it was released, or landed anew" if is_settled else _todo(contract, number)
+        if why_beyond(contract, newest.baseline, batch) and number not in sets.superseded:
+            todo = f"say `lakehouse discard '{contract.name}#{number}'`: it can never be taken"
         yield Hold(contract.name, number, batch.unit, "held", name, reason, None, _since(stamps, number), todo)
 
 

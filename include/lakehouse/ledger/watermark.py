@@ -36,13 +36,20 @@ class Consumed:
     max_effective: str = ""
 
 
+Horizon = tuple[str, int, tuple[int, ...]]
+"""A time as ISO text, the last batch that a trim considered, and those up to it that it passed over."""
+
+
 @dataclass(frozen=True)
 class Baseline:
     """From where a dimension is folded, since what was observed before ``effective`` is no longer all in bronze.
 
     ``effective`` is ISO text in UTC; ``snapshot_id`` the snapshot of ``ops.baseline_<table>`` with what is left of the
     observations before it, of the batches up to ``through``. ``trimmed`` has the batches that bronze lacks, each with
-    the set that it was in and its rows; ``counts`` the rows by status of those that were live.
+    the set that it was in and its rows; ``counts`` the rows by status of those that were live. ``partly`` has the live
+    batches that stayed in bronze, each with the number of its good rows that went into the baseline, and
+    ``passed`` those that stayed and did not count. ``former`` are the horizons of earlier trims, each with ``through``
+    and ``passed`` of then.
     """
 
     effective: str
@@ -51,12 +58,18 @@ class Baseline:
     fingerprint: str
     trimmed: Mapping[int, tuple[str, int]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    partly: Mapping[int, int] = field(default_factory=dict)
+    passed: tuple[int, ...] = ()
+    former: tuple[Horizon, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Baseline:
         """Read what :meth:`Stamp.to_json` wrote."""
         trimmed = {int(batch): (state, rows) for batch, (state, rows) in value["trimmed"].items()}
-        return cls(**{**value, "trimmed": trimmed})
+        partly = {int(batch): rows for batch, rows in value.get("partly", {}).items()}
+        passed = tuple(value.get("passed", ()))
+        former = tuple((effective, through, tuple(then)) for effective, through, then in value.get("former", ()))
+        return cls(**{**value, "trimmed": trimmed, "partly": partly, "passed": passed, "former": former})
 
     @property
     def at(self) -> datetime:
@@ -67,6 +80,15 @@ class Baseline:
     def frozen(self) -> dict[int, str]:
         """The set that each trimmed batch stays in."""
         return {batch: state for batch, (state, _) in self.trimmed.items()}
+
+    @property
+    def horizons(self) -> tuple[Horizon, ...]:
+        """Those of all trims: what a batch says of the time before one counts only if that trim took it in."""
+        return *self.former, (self.effective, self.through, self.passed)
+
+    def owed(self, live: frozenset[int]) -> int:
+        """Good rows that count although their batch no longer does: they are in the baseline."""
+        return sum(rows for batch, rows in self.partly.items() if batch not in live)
 
     @property
     def live(self) -> frozenset[int]:
@@ -82,7 +104,8 @@ class Stamp:
     ``counts`` says what became of the rows of all batches that are live in the table, by status.
     ``held`` are the batches that a rule holds back from this table, each with the reason in words, and ``close_share``
     the contract's share that they were judged by (None where nothing is held). ``baseline`` is kept by every later
-    stamp.
+    stamp. ``trimmed`` is bronze's own word of the batches that it lost to trims: it stands in the snapshot that lost
+    them and in all later ones, so that a table whose baseline does not stand in for them can be told.
     """
 
     attempt: str
@@ -93,6 +116,7 @@ class Stamp:
     held: Mapping[int, str] = field(default_factory=dict)
     close_share: float | None = None
     baseline: Baseline | None = None
+    trimmed: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """The stamp as it stands in a snapshot's summary."""
@@ -118,6 +142,7 @@ class Stamp:
             held,
             value.get("close_share"),
             Baseline.from_json(value["baseline"]) if value.get("baseline") else None,
+            tuple(value.get("trimmed", ())),
         )
 
     @property
@@ -141,6 +166,11 @@ class Head:
     def held(self) -> frozenset[int]:
         """The batches that a rule held back when this was published."""
         return frozenset(self.stamp.held) if self.stamp else frozenset()
+
+    @property
+    def trimmed(self) -> frozenset[int]:
+        """The batches that bronze lost to trims."""
+        return frozenset(self.stamp.trimmed) if self.stamp else frozenset()
 
     @property
     def baseline(self) -> Baseline | None:
@@ -224,9 +254,9 @@ def _unreachable(server: str, purpose: str, answer: str) -> TransientError:
     )
 
 
-def ancestors(table: Table) -> Iterator[Snapshot]:
-    """The snapshots of ``main``, newest first."""
-    snapshot = table.current_snapshot()
+def ancestors(table: Table, snapshot_id: int | None = None) -> Iterator[Snapshot]:
+    """The snapshots of ``main``, or a snapshot and those before it, newest first."""
+    snapshot = table.current_snapshot() if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     while snapshot is not None:
         yield snapshot
         parent = snapshot.parent_snapshot_id
@@ -238,12 +268,12 @@ def summary_of(snapshot: Snapshot) -> dict[str, Any]:
     return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
 
 
-def head_of(table: Table | None) -> Head:
-    """The head of a table's ``main`` and the nearest stamp in its ancestry."""
+def head_of(table: Table | None, snapshot_id: int | None = None) -> Head:
+    """The head of a table's ``main``, or one that it had, and the nearest stamp in its ancestry."""
     if table is None:
         return NO_HEAD
-    snapshot = table.current_snapshot()
-    for ancestor in ancestors(table):
+    snapshot = table.current_snapshot() if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+    for ancestor in ancestors(table, snapshot_id):
         if text := summary_of(ancestor).get(STAMP_PROPERTY):
             return Head(snapshot.snapshot_id if snapshot else None, Stamp.from_json(text))
     return Head(snapshot.snapshot_id if snapshot else None, None)
