@@ -82,11 +82,7 @@ def spark(read_settings: Callable[[], Settings]) -> Iterator[SparkSession]:
         for name in ("SPARK_CONF_DIR", "PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_LOCAL_IP"):
             patch.setenv(name, "")  # the session sets them; they are taken back at the end
         patch.delenv("SPARK_LOCAL_IP")
-        with pytest.MonkeyPatch.context() as starting:
-            # Every statement here is new to the JVM and small: compiling it well costs more than it saves.
-            # That compiler alone would get a code cache of 48 MB, which a whole run fills.
-            starting.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
-            session = running.__enter__()
+        session = running.__enter__()
         try:
             yield session
         finally:

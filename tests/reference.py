@@ -6,8 +6,9 @@ which decides ties that nothing else decides.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -113,6 +114,8 @@ def _moment(at: datetime, group: list[Observation], rules: Rules) -> Moment:
 
 def _ranked(group: list[Observation], rules: Rules) -> list[Observation]:
     """Lowest rank first: the least important order is sorted by first. No value at all always loses."""
+    if len(group) == 1:
+        return group
     ranked = sorted(group, key=lambda o: _hash(o, rules))
     ranked.sort(key=lambda o: not o.deleted)
     for number, highest_wins in reversed(list(enumerate(rules.ties))):
@@ -150,16 +153,20 @@ def _lives(moments: Sequence[Moment]) -> list[list[Moment]]:
 def _row(moment: Moment, scope: Sequence[Moment], rules: Rules) -> Version:
     """The version that starts at a moment, were one to start there."""
     row: Version = {"effective_from": moment.at, "effective_to": None, "is_current": True}
+    until_now = scope[: bisect_right(scope, moment.at, key=lambda m: m.at)]
     for name, history in rules.history.items():
-        observed = [m.values[name] for m in scope if name in m.values]
-        until_now = [m.values[name] for m in scope if name in m.values and m.at <= moment.at]
         if history == 0:
-            row[name] = observed[0] if observed else None
+            row[name] = next(_observed(name, scope), None)
         elif history == 2:
-            row[name] = until_now[-1] if until_now else None
+            row[name] = next(_observed(name, reversed(until_now)), None)
         else:
-            row[name] = observed[-1] if observed else None
+            row[name] = next(_observed(name, reversed(scope)), None)
         if history == 3:
-            others = [value for value in observed if value != row[name]]
-            row[f"previous_{name}"] = others[-1] if others else None
+            former = (value for value in _observed(name, reversed(scope)) if value != row[name])
+            row[f"previous_{name}"] = next(former, None)
     return row
+
+
+def _observed(name: str, moments: Iterable[Moment]) -> Iterator[Any]:
+    """What was observed of an attribute, in the order of the moments."""
+    return (moment.values[name] for moment in moments if name in moment.values)
