@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
 from lakehouse.core.errors import SnapshotsHeld
+from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings, settings
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.silver import Silver
@@ -42,6 +43,7 @@ def definition(share: float = 0.5) -> dict[str, object]:
         "effective_time": "_unit",
         "max_close_share": share,
         "columns": {"id": {**column, "nullable": False}, "city": column},
+        "rules": [{"name": "city_known", "check": "city <> 'nowhere'", "description": "made for a test"}],
     }
     source = {
         "connector": "files",
@@ -199,6 +201,17 @@ def test_a_day_that_closes_few_keys_is_judged_by_its_comparison(
     assert looked == [frozenset(), frozenset({3})] and len(listed(lake, DAYS[2])) == 7
     table = load_table(lake.catalog, Contract.model_validate(definition()).silver_table("dim_listed"))
     assert table is not None and table.refs().keys() == {"main"}
+
+
+def test_rows_of_the_batch_that_counts_instead_are_refused(lake: Lake, project: Path, call: Call) -> None:
+    """A day lands twice before it is taken; the second is held only once the table was compared with it."""
+    send(call, project, DAYS[0], range(10))
+    assert take(call).exit_code == 0
+    send(call, project, DAYS[1], range(9), more=json.dumps({"id": "k9", "city": "nowhere"}))
+    send(call, project, DAYS[1], [1])
+    assert take(call).exit_code == 9
+    assert held(call) == [("test.listed#3", "held", True)] and len(listed(lake, DAYS[1])) == 10
+    assert [row.id for row in lake.table(TableName("quarantine", "dim_listed")).collect()] == ["k9"]
 
 
 def test_a_higher_share_lets_go_what_was_held(lake: Lake, project: Path, call: Call) -> None:
