@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from tests.integration.pipeline import all_tables, heads, land_files, run
 
@@ -131,12 +132,20 @@ def _nothing_is_done_again(worked: Worked) -> None:
 
 
 def _late_keys_alone_are_folded_again(worked: Worked) -> None:
+    before = _bytes_read(worked.lake)
     report = worked.take(1, worked.changed(LATE, "z"))
+    print(f"{worked.kind}: {_bytes_read(worked.lake) - before} bytes read to land and fold {LATE} late keys")
     days = 3  # the late keys are among those that the delta changed
     assert report.late_keys == LATE
     assert report.late_rows <= LATE * days
     did = worked.summary()
     assert did["added-records"] == 2 * LATE and "deleted-data-files" not in did
+
+
+def _bytes_read(lake: Lake) -> int:
+    """Bytes that the JVM has read so far, from the bucket and from its own disk. Reported, and not asserted."""
+    pid = lake.spark._jvm.java.lang.ProcessHandle.current().pid()
+    return int(psutil.Process(pid).io_counters().read_chars)
 
 
 Columns = frozenset[str]
