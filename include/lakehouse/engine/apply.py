@@ -15,10 +15,9 @@ from lakehouse.core.names import quote
 from lakehouse.engine.publish import Target
 from lakehouse.ledger.watermark import load_table, summary_of
 
-FILE = "_file"
-POSITION = "_pos"
-_OLD_FILE = "_old_file"
-_OLD_POSITION = "_old_pos"
+# Iceberg's row lineage: a number that no other live row of the table has.
+ROW_ID = "_row_id"
+_OLD_ROW_ID = "_old_row_id"
 _CHANGE = "_change"
 _SAMPLES = 5
 
@@ -32,26 +31,24 @@ class Revised:
 
 
 def located(target: Target) -> DataFrame:
-    """The rows of the branch, each with the place where it is stored."""
-    return target.lake.spark.table(target.name).select("*", FILE, POSITION)
+    """The rows of the branch, each with its row id."""
+    return target.lake.spark.table(target.name).select("*", ROW_ID)
 
 
 def revise(target: Target, present: DataFrame, folded: DataFrame, business: Sequence[str]) -> Revised:
     """Make the versions on the branch that ``present`` locates equal to ``folded``: one merge of those that differ.
 
-    ``present`` has been read already (:func:`located`), so the merge finds rows by their place and reads no column of
+    ``present`` has been read already (:func:`located`), so the merge finds rows by their id and reads no column of
     the table.
     """
     compared = F.struct(*business)
-    old = present.select(
-        names.VERSION_KEY, compared.alias("_old"), F.col(FILE).alias(_OLD_FILE), F.col(POSITION).alias(_OLD_POSITION)
-    )
+    old = present.select(names.VERSION_KEY, compared.alias("_old"), F.col(ROW_ID).alias(_OLD_ROW_ID))
     new = folded.select(names.VERSION_KEY, names.KEY, compared.alias("_new"))
     differs = old.join(new, names.VERSION_KEY, "full_outer").where("NOT (_old <=> _new)")
     change = F.expr("CASE WHEN _old IS NULL THEN 'open' WHEN _new IS NULL THEN 'remove' ELSE 'change' END")
     was_open = F.col(f"_old.{names.IS_CURRENT}").alias("_was_open")
     changes = differs.select(
-        change.alias(_CHANGE), "_new.*", names.KEY, names.VERSION_KEY, _OLD_FILE, _OLD_POSITION, was_open
+        change.alias(_CHANGE), "_new.*", names.KEY, names.VERSION_KEY, _OLD_ROW_ID, was_open
     ).localCheckpoint()
     counted = changes.selectExpr(
         f"count_if({_CHANGE} = 'open') AS opened",
@@ -79,7 +76,7 @@ def _merge(target: Target, changes: DataFrame, columns: Sequence[str]) -> None:
     inserted = ", ".join(f"s.{quote(name)}" for name in columns)
     statement = (
         f"MERGE INTO {target.name} t USING {view} s "  # noqa: S608 - built from checked names
-        f"ON t.{FILE} = s.{_OLD_FILE} AND t.{POSITION} = s.{_OLD_POSITION} "
+        f"ON t.{ROW_ID} = s.{_OLD_ROW_ID} "
         f"WHEN MATCHED AND s.{_CHANGE} = 'remove' THEN DELETE WHEN MATCHED THEN UPDATE SET {updates} "
         f"WHEN NOT MATCHED AND s.{_CHANGE} = 'open' "
         f"THEN INSERT ({', '.join(map(quote, columns))}) VALUES ({inserted})"

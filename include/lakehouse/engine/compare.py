@@ -1,7 +1,7 @@
 """A full snapshot against the table: which keys say something else. Rows that agree go no further.
 
-Keys are compared by their columns. Durable keys and version keys are hashes: they are made for the few keys that
-differ, and not carried along for all.
+Keys are compared by their columns. What is carried along is for all keys, so it is little: durable keys and version
+keys are made again for the few that differ, and the flags of the observed attributes are the bits of a number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lakehouse.contracts.model import Table
 from lakehouse.core import names
 from lakehouse.core.names import quote
 from lakehouse.engine import encoding
-from lakehouse.engine.apply import FILE, POSITION, located
+from lakehouse.engine.apply import ROW_ID, located
 from lakehouse.engine.history import DELETED, observation_columns
 from lakehouse.engine.publish import Target
 from lakehouse.engine.tables import silver_columns
@@ -35,6 +35,8 @@ _GOOD = "_is_good"
 _ROW = "_row"
 _EARLIER = "_needs_earlier"
 _UNSETTLED = "_is_unsettled"
+_FLAGS = "_flags"
+_FLAGS_EACH = 60
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def compare(target: Target, silver: Silver, fresh: tuple[int, datetime], rows_re
     batch, at = fresh
     table = silver.table
     opened = located(target).where(names.IS_CURRENT)
-    stood = opened.select(*_own(table), FILE, POSITION, F.lit(True).alias(_STOOD))
+    stood = opened.select(*_own(table), ROW_ID, F.lit(True).alias(_STOOD))
     joined = stood.join(_arriving(silver, frozenset([batch])), _same_key(table), "full_outer")
     is_absent, is_new = F.col(_HERE).isNull(), F.col(_STOOD).isNull()
     differs = F.col(_GOOD) & _differs(table, is_first=False)
@@ -110,16 +112,37 @@ def _arriving(silver: Silver, batches: frozenset[int]) -> DataFrame:
     rows = silver.typed(batches)
     renamed = [F.col(name).alias(_NEW + name) for name in _carried(silver.table)]
     good = (F.col(STATUS) == "good").alias(_GOOD)
-    return rows.select(*renamed, F.col(names.BATCH).alias(_NEW + names.BATCH), good, F.lit(True).alias(_HERE))
+    batch = F.col(names.BATCH).alias(_NEW + names.BATCH)
+    return rows.select(*renamed, *_flags(silver.table), batch, good, F.lit(True).alias(_HERE))
 
 
 def _carried(table: Table) -> list[str]:
-    made_here = (names.KEY, EFFECTIVE, DELETED)
+    made_here = {names.KEY, EFFECTIVE, DELETED, *map(observed_flag, table.attributes)}
     return [name for name in observation_columns(table) if name not in made_here]
 
 
 def _new(name: str) -> Column:
     return F.col(_NEW + name)
+
+
+def _flags(table: Table) -> list[Column]:
+    """Which attributes a row observes, as the bits of as few numbers as hold them."""
+    bits: dict[str, list[Column]] = {}
+    for name in table.attributes:
+        number, bit = _bit(table, name)
+        bits.setdefault(number, []).append(F.when(F.col(observed_flag(name)), F.lit(bit)).otherwise(F.lit(0)))
+    return [reduce(Column.__add__, each).cast("long").alias(number) for number, each in bits.items()]
+
+
+def _bit(table: Table, name: str) -> tuple[str, int]:
+    index = list(table.attributes).index(name)
+    return f"{_FLAGS}{index // _FLAGS_EACH}", 1 << index % _FLAGS_EACH
+
+
+def _is_observed(table: Table, name: str) -> Column:
+    """Whether a joined row observes an attribute; false where the snapshot does not have the key."""
+    number, bit = _bit(table, name)
+    return F.coalesce(F.col(number).bitwiseAND(F.lit(bit).cast("long")) != 0, F.lit(False))
 
 
 def _same_key(table: Table) -> Column:
@@ -144,19 +167,19 @@ def _differs(table: Table, *, is_first: bool) -> Column:
         other = ~F.col(name).eqNullSafe(_new(name))
         if table.history(name) == 0 and not is_first:
             other = F.col(name).isNull() & _new(name).isNotNull()
-        parts.append(F.coalesce(_new(observed_flag(name)), F.lit(False)) & other)
+        parts.append(_is_observed(table, name) & other)
     return reduce(Column.__or__, parts)
 
 
 def _observed(table: Table, at: datetime) -> list[Column]:
     """The observation that a compared row makes: what the snapshot said, or that the key was absent."""
-    fixed = {
+    made = {
         EFFECTIVE: F.lit(f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}").cast("timestamp"),
         DELETED: F.col(_HERE).isNull(),
-    }
+    } | {observed_flag(name): _is_observed(table, name) for name in table.attributes}
     found = [_key(table).alias(names.KEY)]
     for name in observation_columns(table)[1:]:
-        value = fixed.get(name)
+        value = made.get(name)
         if value is None:
             value = F.coalesce(_new(name), F.col(name)) if name in table.key else _new(name)
         found.append(value.alias(name))
@@ -172,7 +195,7 @@ def _row(table: Table) -> Column:
         names.KEY: F.expr(key),
         names.VERSION_KEY: F.expr(encoding.version_key(key, names.EFFECTIVE_FROM)),
     }
-    columns = [*silver_columns(table), names.KEY, names.VERSION_KEY, FILE, POSITION]
+    columns = [*silver_columns(table), names.KEY, names.VERSION_KEY, ROW_ID]
     whole = F.struct(*[made.get(name, F.col(name)).alias(name) for name in columns])
     return F.when(F.col(_STOOD), whole).alias(_ROW)
 
@@ -180,12 +203,12 @@ def _row(table: Table) -> Column:
 def _needs(table: Table, is_new: Column) -> list[Column]:
     """Whether closed versions matter: they show types 0, 1 and 3 too, and a key may come back to what it was."""
     shown = [name for name in table.attributes if table.history(name) != 2]
-    is_other = [F.coalesce(_new(observed_flag(n)), F.lit(False)) & ~F.col(n).eqNullSafe(_new(n)) for n in shown]
+    is_other = [_is_observed(table, n) & ~F.col(n).eqNullSafe(_new(n)) for n in shown]
     first = [n for n in table.columns_of_type(0) if table.attributes[n].null == "value"]
     is_unsettled = [F.col(n).isNull() & _new(n).isNotNull() for n in first]
     changes_closed = reduce(Column.__or__, is_other, F.lit(False)) & ~is_new
     if not table.per_life:
-        unobserved = [~F.coalesce(_new(observed_flag(n)), F.lit(False)) for n in table.attributes]
+        unobserved = [~_is_observed(table, n) for n in table.attributes]
         comes_back = F.lit(True) if shown else reduce(Column.__or__, unobserved, F.lit(False))
         changes_closed = changes_closed | (is_new & comes_back)
     present = F.col(_HERE).isNotNull()
