@@ -23,6 +23,8 @@ from process import run_cold, tree_cpu_seconds
 OURS = ("engine", "usual-merge")
 CONTESTANTS = ("engine", "usual-merge", "delta-rs", "dbt-duckdb", "pyarrow-floor")
 KEEPS_HISTORY = CONTESTANTS[:4]
+# A JVM goes on compiling for a few runs after the first; what the first runs cost, `cold` tells.
+WARM_UPS = 3
 Say = Callable[[str], None]
 
 
@@ -132,19 +134,24 @@ def compare(contest: Contest, workers: Mapping[str, Live], say: Say) -> dict[str
 
 
 def warm(contest: Contest, repetitions: int, say: Say) -> dict[str, Any]:
-    """Everybody in turn, each kind in turn, after one run of each that is compared and not counted."""
+    """Everybody in turn, each kind in turn, after a run of each that is compared and warm-ups that do not count."""
     runs: list[dict[str, Any]] = []
     with ExitStack() as stack:
         workers = {name: stack.enter_context(live(contest, name)) for name in contest.names}
         digests = compare(contest, workers, say)
-        for repetition in range(repetitions):
+        for repetition in range(-WARM_UPS, repetitions):
             for kind in KINDS:
                 for name in _turn(contest.names, repetition):
                     workers[name].do("reset", kind)
                     run = {"repetition": repetition, "kind": kind, "contestant": name} | workers[name].do("apply", kind)
-                    say(f"{name}: {kind}, {run['cpu_seconds']:.1f} CPU s")
+                    say(f"{name}: {kind}, {run['cpu_seconds']:.1f} CPU s{'' if counts(run) else ', a warm-up'}")
                     runs.append(run)
-    return {"digests": digests, "runs": runs}
+    return {"digests": digests, "warm_ups": [r for r in runs if not counts(r)], "runs": [r for r in runs if counts(r)]}
+
+
+def counts(run: Mapping[str, Any]) -> bool:
+    """Whether a run is one that is measured."""
+    return int(run["repetition"]) >= 0
 
 
 def cold(contest: Contest, repetitions: int, say: Say) -> dict[str, Any]:
