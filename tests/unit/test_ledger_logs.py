@@ -10,8 +10,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from moto import mock_aws
 
-from lakehouse.core.errors import IntegrityError, SettingsError
+from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.settings import Settings
+from lakehouse.ledger import journal
 from lakehouse.ledger.decisions import Decision, append_decision, read_decisions
 from lakehouse.ledger.log import Batch, LandedFile, append, read_log
 from lakehouse.ledger.pending import Position, pending
@@ -49,6 +50,70 @@ def test_batches_come_back_as_they_were_written(store: ObjectStore) -> None:
     assert read_log(store, SOURCE) == written
     assert [batch.number for batch in read_log(store, SOURCE, after=1)] == [2, 3]
     assert read_log(store, SOURCE, after=3) == []
+
+
+@pytest.fixture
+def long_log(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """Eleven batches, in segments of four."""
+    monkeypatch.setattr(journal, "SEGMENT", 4)
+    log: list[Batch] = []
+    for day in range(1, 12):
+        log, _ = append(store, draft(day), log)
+    return log
+
+
+def segments(store: ObjectStore) -> list[str]:
+    return [found.key for found in store.list_after("segments/")]
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_a_long_log_is_read_in_segments(
+    after: int, store: ObjectStore, long_log: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [key.rpartition("/")[2] for key in segments(store)] == ["000000000004.json", "000000000008.json"]
+    read: list[str] = []
+    get = ObjectStore.get
+    monkeypatch.setattr(ObjectStore, "get", lambda self, key: read.append(key) or get(self, key))  # type: ignore[func-returns-value]
+    assert read_log(store, SOURCE, after) == long_log[after:]
+    whole = [key for key in segments(store) if int(key[-8:-5]) - 4 >= after]
+    assert sorted(key for key in read if key.startswith("segments/")) == whole
+    assert len(read) == len(whole) + (11 - after - 4 * len(whole))
+
+
+def test_a_damaged_segment_is_passed_over(
+    store: ObjectStore, long_log: list[Batch], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = segments(store)
+    value = json.loads(store.get(second))
+    for body in (b"[", b"[1, 2, 3, 4]", b"{}", json.dumps(value[::-1]).encode(), json.dumps(value[:3]).encode()):
+        store.client.put_object(Bucket=store.bucket, Key=second, Body=body)
+        assert read_log(store, SOURCE) == long_log
+        assert second in caplog.text and first not in caplog.text
+        caplog.clear()
+
+
+def test_a_segment_that_was_not_written_is_written_with_the_next(store: ObjectStore, long_log: list[Batch]) -> None:
+    for key in segments(store):
+        store.client.delete_object(Bucket=store.bucket, Key=key)
+    assert read_log(store, SOURCE) == long_log
+    append(store, draft(12), long_log)
+    assert len(segments(store)) == 3
+
+
+def test_a_batch_has_landed_even_if_its_segment_was_not_written(
+    store: ObjectStore, long_log: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ObjectStore.put_if_absent
+
+    def refuse(self: ObjectStore, key: str, body: bytes) -> bool:
+        if key.startswith("segments/"):
+            raise TransientError("the server is away")
+        return put(self, key, body)
+
+    monkeypatch.setattr(ObjectStore, "put_if_absent", refuse)
+    log, written = append(store, draft(12), long_log)
+    assert written is not None and written.number == 12
+    assert read_log(store, SOURCE) == log
 
 
 def test_sources_do_not_share_a_log(store: ObjectStore) -> None:

@@ -2,13 +2,18 @@
 
 The landing log and the decision log are both such journals. The conditional PUT makes the number: of two writers that
 try the same one, exactly one gets it, and the other reads what is new and decides anew.
+
+Every hundred entries are copied into one object, a segment, so that a long journal is read in few requests. Entries are
+the truth: what has no segment, or a damaged one, is read entry by entry.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,6 +21,7 @@ from lakehouse.core.errors import IntegrityError, TransientError
 from lakehouse.ledger.store import ObjectStore
 
 DIGITS = 12
+SEGMENT = 100
 _SOURCE = re.compile(r"[a-z][a-z0-9_]{0,62}\.[a-z][a-z0-9_]{0,62}\Z")
 _TRIES = 100
 
@@ -76,9 +82,11 @@ class Journal(Generic[Entry]):
 
     def read_range(self, after: int, through: int) -> list[Entry]:
         """The entries ``after`` < number ≤ ``through``, which are known to exist."""
-        numbers = range(after + 1, through + 1)
-        bodies = self.store.get_many([self.key(number) for number in numbers])
-        return [self._decode(number, body) for number, body in zip(numbers, bodies, strict=True)]
+        found = self._read_segments(after, through)
+        single = [number for number in range(after + 1, through + 1) if number not in found]
+        bodies = self.store.get_many([self.key(number) for number in single])
+        found |= {number: self._decode(number, body) for number, body in zip(single, bodies, strict=True)}
+        return [found[number] for number in range(after + 1, through + 1)]
 
     def append(
         self, known: Sequence[Entry], decide: Callable[[Sequence[Entry], int], Entry | None]
@@ -96,16 +104,57 @@ class Journal(Generic[Entry]):
                 return entries, None
             body = self._encode(entry)
             if self.store.put_if_absent(self.key(number), body) or self.store.get(self.key(number)) == body:
-                return [*entries, entry], entry  # the same bytes there: our own PUT, whose first answer was lost
+                # The same bytes there: our own PUT, whose first answer was lost.
+                entries.append(entry)
+                if number % SEGMENT == 0:
+                    self._write_segments(entries)
+                return entries, entry
             entries += self.read(after=len(entries))
         raise TransientError(f"other writers were first {_TRIES} times", where=self.prefix, todo="run it again")
 
+    def _segment_key(self, last: int) -> str:
+        return f"segments/{self.prefix}{last:0{DIGITS}d}.json"
+
+    def _segments(self) -> set[str]:
+        return {found.key for found in self.store.list_after(f"segments/{self.prefix}")}
+
+    def _read_segments(self, after: int, through: int) -> dict[int, Entry]:
+        """The entries of the segments that lie wholly in a range, as far as there are any."""
+        ends = range(-(-after // SEGMENT) * SEGMENT + SEGMENT, through + 1, SEGMENT)
+        there = self._segments() if ends else set()
+        ends_there = [last for last in ends if self._segment_key(last) in there]
+        bodies = self.store.get_many([self._segment_key(last) for last in ends_there])
+        found: dict[int, Entry] = {}
+        for last, body in zip(ends_there, bodies, strict=True):
+            try:
+                values = zip(range(last - SEGMENT + 1, last + 1), json.loads(body), strict=True)
+                found |= {number: self._entry(number, value) for number, value in values}
+            except (ValueError, TypeError, IntegrityError) as error:
+                logging.getLogger(__name__).warning("%s is not used: %s", self._segment_key(last), error)
+        return found
+
+    def _write_segments(self, entries: Sequence[Entry]) -> None:
+        """Copy the segments that are not there yet. A failure leaves them to the next time that one is full."""
+        with suppress(TransientError):
+            there = self._segments()
+            for last in range(SEGMENT, len(entries) + 1, SEGMENT):
+                if self._segment_key(last) not in there:
+                    values = [self.render(entry) for entry in entries[last - SEGMENT : last]]
+                    self.store.put_if_absent(self._segment_key(last), _json(values))
+
     def _encode(self, entry: Entry) -> bytes:
-        return json.dumps(self.render(entry), ensure_ascii=False, sort_keys=True, indent=1).encode()
+        return _json(self.render(entry))
 
     def _decode(self, number: int, body: bytes) -> Entry:
         try:
-            entry = self.parse(json.loads(body))
+            value = json.loads(body)
+        except ValueError as error:
+            raise self._damaged(f"entry {number} cannot be read: {type(error).__name__}: {error}") from None
+        return self._entry(number, value)
+
+    def _entry(self, number: int, value: Any) -> Entry:
+        try:
+            entry = self.parse(value)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(f"entry {number} cannot be read: {type(error).__name__}: {error}") from None
         if entry.number != number:
@@ -119,6 +168,10 @@ class Journal(Generic[Entry]):
             untouched="everything; journals are never edited",
             todo="bring the missing or damaged object back from a backup set; never renumber",
         )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1).encode()
 
 
 def check_version(value: Mapping[str, Any], reads: int) -> None:
