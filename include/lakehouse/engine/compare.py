@@ -1,7 +1,7 @@
 """A full snapshot against the table: which keys say something else. Rows that agree go no further.
 
 Keys are compared by their columns. What is carried along is for all keys, so it is little: durable keys and version
-keys are made again for the few that differ, and the flags of the observed attributes are the bits of a number.
+keys are made again for the few that differ, and what is known of a row beside its values are the bits of a number.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lakehouse.engine.silver import Silver
 
 _NEW = "_n_"
-_HERE = "_is_here"
-_STOOD = "_stood"
 _GOOD = "_is_good"
 _ROW = "_row"
 _EARLIER = "_needs_earlier"
@@ -63,12 +61,11 @@ def compare(target: Target, silver: Silver, fresh: tuple[int, datetime], rows_re
     batch, at = fresh
     table = silver.table
     opened = located(target).where(names.IS_CURRENT)
-    stood = opened.select(*_own(table), ROW_ID, F.lit(True).alias(_STOOD))
+    stood = opened.select(*_own(table), ROW_ID)
     joined = stood.join(_arriving(silver, frozenset([batch])), _same_key(table), "full_outer")
-    is_absent, is_new = F.col(_HERE).isNull(), F.col(_STOOD).isNull()
-    differs = F.col(_GOOD) & _differs(table, is_first=False)
-    found = joined.where(is_absent | is_new | differs).select(
-        *_observed(table, at), _row(table), *_needs(table, is_new), F.coalesce(_GOOD, F.lit(True)).alias(_GOOD)
+    differs = _is_good(table) & _differs(table, is_first=False)
+    found = joined.where(_is_absent() | _is_new() | differs).select(
+        *_observed(table, at), _row(table), *_needs(table), (_is_absent() | _is_good(table)).alias(_GOOD)
     )
     found = found.localCheckpoint()
     counted = found.selectExpr(
@@ -100,20 +97,18 @@ def differing_as_of(target: Target, silver: Silver, snapshots: Mapping[int, date
     arriving = _arriving(silver, frozenset(snapshots))
     same = _same_key(table) & (F.col(names.BATCH) == F.col(f"{_NEW}{names.BATCH}"))
     joined = stood.join(arriving, same, "full_outer")
-    is_absent, is_new = F.col(_HERE).isNull(), F.col(names.KEY).isNull()
-    differs = is_new | _differs(table, is_first=True)
-    return joined.where(is_absent | (F.col(_GOOD) & differs)).select(
+    differs = _is_new() | _differs(table, is_first=True)
+    return joined.where(_is_absent() | (_is_good(table) & differs)).select(
         F.coalesce(names.KEY, _key(table)).alias(names.KEY)
     )
 
 
 def _arriving(silver: Silver, batches: frozenset[int]) -> DataFrame:
-    """The rows of snapshots under names of their own, with a mark that they are there."""
+    """The rows of snapshots under names of their own."""
     rows = silver.typed(batches)
     renamed = [F.col(name).alias(_NEW + name) for name in _carried(silver.table)]
-    good = (F.col(STATUS) == "good").alias(_GOOD)
     batch = F.col(names.BATCH).alias(_NEW + names.BATCH)
-    return rows.select(*renamed, *_flags(silver.table), batch, good, F.lit(True).alias(_HERE))
+    return rows.select(*renamed, *_flags(silver.table), batch)
 
 
 def _carried(table: Table) -> list[str]:
@@ -126,23 +121,38 @@ def _new(name: str) -> Column:
 
 
 def _flags(table: Table) -> list[Column]:
-    """Which attributes a row observes, as the bits of as few numbers as hold them."""
+    """Whether a row is good, and which attributes it observes, as the bits of as few numbers as hold them."""
     bits: dict[str, list[Column]] = {}
-    for name in table.attributes:
+    for name, known in [(_GOOD, F.col(STATUS) == "good"), *((n, F.col(observed_flag(n))) for n in table.attributes)]:
         number, bit = _bit(table, name)
-        bits.setdefault(number, []).append(F.when(F.col(observed_flag(name)), F.lit(bit)).otherwise(F.lit(0)))
-    return [reduce(Column.__add__, each).cast("long").alias(number) for number, each in bits.items()]
+        bits.setdefault(number, []).append(F.when(known, F.lit(bit).cast("long")).otherwise(F.lit(0).cast("long")))
+    return [reduce(Column.__add__, each).alias(number) for number, each in bits.items()]
 
 
 def _bit(table: Table, name: str) -> tuple[str, int]:
-    index = list(table.attributes).index(name)
+    index = [_GOOD, *table.attributes].index(name)
     return f"{_FLAGS}{index // _FLAGS_EACH}", 1 << index % _FLAGS_EACH
 
 
-def _is_observed(table: Table, name: str) -> Column:
-    """Whether a joined row observes an attribute; false where the snapshot does not have the key."""
+def _is_set(table: Table, name: str) -> Column:
+    """Whether a bit of a joined row is set; false where the snapshot does not have the key."""
     number, bit = _bit(table, name)
     return F.coalesce(F.col(number).bitwiseAND(F.lit(bit).cast("long")) != 0, F.lit(False))
+
+
+def _is_good(table: Table) -> Column:
+    """Whether the snapshot has the key of a joined row, in a row that broke no rule."""
+    return _is_set(table, _GOOD)
+
+
+def _is_absent() -> Column:
+    """Whether the snapshot does not have the key of a joined row."""
+    return F.col(f"{_FLAGS}0").isNull()
+
+
+def _is_new() -> Column:
+    """Whether the table does not have the key of a joined row."""
+    return F.col(names.EFFECTIVE_FROM).isNull()
 
 
 def _same_key(table: Table) -> Column:
@@ -167,7 +177,7 @@ def _differs(table: Table, *, is_first: bool) -> Column:
         other = ~F.col(name).eqNullSafe(_new(name))
         if table.history(name) == 0 and not is_first:
             other = F.col(name).isNull() & _new(name).isNotNull()
-        parts.append(_is_observed(table, name) & other)
+        parts.append(_is_set(table, name) & other)
     return reduce(Column.__or__, parts)
 
 
@@ -175,8 +185,8 @@ def _observed(table: Table, at: datetime) -> list[Column]:
     """The observation that a compared row makes: what the snapshot said, or that the key was absent."""
     made = {
         EFFECTIVE: F.lit(f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}").cast("timestamp"),
-        DELETED: F.col(_HERE).isNull(),
-    } | {observed_flag(name): _is_observed(table, name) for name in table.attributes}
+        DELETED: _is_absent(),
+    } | {observed_flag(name): _is_set(table, name) for name in table.attributes}
     found = [_key(table).alias(names.KEY)]
     for name in observation_columns(table)[1:]:
         value = made.get(name)
@@ -197,22 +207,21 @@ def _row(table: Table) -> Column:
     }
     columns = [*silver_columns(table), names.KEY, names.VERSION_KEY, ROW_ID]
     whole = F.struct(*[made.get(name, F.col(name)).alias(name) for name in columns])
-    return F.when(F.col(_STOOD), whole).alias(_ROW)
+    return F.when(~_is_new(), whole).alias(_ROW)
 
 
-def _needs(table: Table, is_new: Column) -> list[Column]:
+def _needs(table: Table) -> list[Column]:
     """Whether closed versions matter: they show types 0, 1 and 3 too, and a key may come back to what it was."""
     shown = [name for name in table.attributes if table.history(name) != 2]
-    is_other = [_is_observed(table, n) & ~F.col(n).eqNullSafe(_new(n)) for n in shown]
+    is_other = [_is_set(table, n) & ~F.col(n).eqNullSafe(_new(n)) for n in shown]
     first = [n for n in table.columns_of_type(0) if table.attributes[n].null == "value"]
     is_unsettled = [F.col(n).isNull() & _new(n).isNotNull() for n in first]
-    changes_closed = reduce(Column.__or__, is_other, F.lit(False)) & ~is_new
+    changes_closed = reduce(Column.__or__, is_other, F.lit(False)) & ~_is_new()
     if not table.per_life:
-        unobserved = [~_is_observed(table, n) for n in table.attributes]
+        unobserved = [~_is_set(table, n) for n in table.attributes]
         comes_back = F.lit(True) if shown else reduce(Column.__or__, unobserved, F.lit(False))
-        changes_closed = changes_closed | (is_new & comes_back)
-    present = F.col(_HERE).isNotNull()
+        changes_closed = changes_closed | (_is_new() & comes_back)
     return [
-        (present & changes_closed).alias(_EARLIER),
-        (present & ~is_new & reduce(Column.__or__, is_unsettled, F.lit(False))).alias(_UNSETTLED),
+        (~_is_absent() & changes_closed).alias(_EARLIER),
+        (~_is_absent() & ~_is_new() & reduce(Column.__or__, is_unsettled, F.lit(False))).alias(_UNSETTLED),
     ]
