@@ -106,7 +106,8 @@ def refused_is_absent(patch: pytest.MonkeyPatch) -> None:
     original = history.presence
     for module in (history, arrivals):
         patch.setattr(module, "presence", lambda rows: original(rows.where(f"{STATUS} = 'good'")))
-    _changed(patch, compare, "_arriving", lambda rows: rows.where("_is_good"))
+    # The lowest bit says that a row is good.
+    _changed(patch, compare, "_arriving", lambda rows: rows.where(f"{compare._FLAGS}0 & 1 = 1"))
 
 
 def late_snapshots_ignored(patch: pytest.MonkeyPatch) -> None:
