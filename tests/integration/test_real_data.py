@@ -48,7 +48,7 @@ pytestmark = [
 
 ROWS = 541_909
 NET = Decimal("9747747.9340")
-GROUPS = (2, 2, 2, 3)
+GROUPS = (2, 2, 3, 4)
 REVERSED = 20
 LANDED_AT_ONCE = 10
 TWO_COUNTRIES = {"12370", "12394", "12417", "12422", "12429", "12431", "12455", "12457"}
