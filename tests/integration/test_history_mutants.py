@@ -2,10 +2,13 @@
 
 Bronze is loaded once for each kind of source. Each mutant folds it into a dimension of its own, batch after batch as
 runs would have, until a version differs from the reference's or the engine itself refuses to go on.
+
+The commonest mistakes are made in every run of the tests, the others by ``make guards``, which sets ``EVERY``.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.histories import mutants
 from tests.histories.cases import Scene
-from tests.histories.mutants import FEED, RIGHT, SNAPSHOTS, Mutant
+from tests.histories.mutants import FEED, MORE_FEED, MORE_SNAPSHOTS, RIGHT, SNAPSHOTS, Mutant
 from tests.histories.play import Game, play
 from tests.histories.shrink import shrink, told
 from tests.histories.tables import FEW
@@ -28,14 +31,18 @@ from lakehouse.engine.silver import Silver, run_silver
 from lakehouse.engine.spark_errors import SparkFailed
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
 HISTORIES = 600
 BATCHES = {
     "increment": ((Batch(0), Batch(2)), (Batch(3),), (Batch(1), Batch(3))),
     "snapshot": ((Batch(0), Batch(1)), (Batch(3),), (Batch(2), Batch(4), Batch(5))),
 }
-CASES = [(kind, mutant) for kind, found in (("increment", FEED), ("snapshot", SNAPSHOTS)) for mutant in found]
+EVERY = "LAKEHOUSE_EVERY_MUTANT"
+WRONG = {"increment": FEED, "snapshot": SNAPSHOTS}
+if os.environ.get(EVERY):
+    WRONG = {"increment": FEED + MORE_FEED, "snapshot": SNAPSHOTS + MORE_SNAPSHOTS}
+CASES = [(kind, mutant) for kind, found in WRONG.items() for mutant in found]
 
 
 def scene_of(kind: str, *of: Mutant) -> Scene:
