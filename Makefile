@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12     the interpreter to build the environment with (default: the newest tested one found)
 #   DATA=path DAYS=n      passed on to the demo
+#   MINUTES=n CASES=n     how long to soak: until either is reached (default: 2000 cases)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -11,6 +12,8 @@ BIN := $(VENV)/bin
 LAKEHOUSE := $(BIN)/lakehouse
 DATA ?=
 DAYS ?=
+MINUTES ?=
+CASES ?=
 PYTHON ?=
 
 # The environment is as wanted when a stamp with the hash of what it is made from stands in it.
@@ -23,7 +26,7 @@ ifneq ($(LOST_JARS),)
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup lock demo up down test test-unit lint clean check-java check-python
+.PHONY: help setup lock demo up down test test-unit soak guards lint clean check-java check-python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -40,11 +43,21 @@ up: check-java $(STAMP) ## Start the local servers
 down: ## Stop the local servers; data and credentials are kept
 	@if test -x $(LAKEHOUSE); then $(LAKEHOUSE) down; else echo "nothing is set up here"; fi
 
+# Two processes, each with a session and servers of its own: one waits for servers or plans while the other computes.
+# A file stays in one process. WORKERS=0 runs all in this one.
+WORKERS ?= 2
+
 test: check-java $(STAMP) ## Run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-unit: check-java $(STAMP) ## Run the tests that need neither Spark nor servers
 	@$(BIN)/python -m pytest tests/unit
+
+soak: check-java $(STAMP) ## Kill thousands of runs at seeded places (MINUTES=n or CASES=n), and check every table after
+	@LAKEHOUSE_SOAK_MINUTES="$(MINUTES)" LAKEHOUSE_SOAK_CASES="$(CASES)" $(BIN)/python -m pytest -s tests/faults/soak.py
+
+guards: check-java $(STAMP) ## Switch each guard off in turn: a test that relies on it has to turn red
+	@$(BIN)/python -m pytest -q tests/faults/guards.py
 
 lint: $(STAMP) ## Check format, style, types and layers
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from tests.histories.shrink import shrink, told
 from tests.histories.tables import DAILY, LIVES, MIXED, TRACKED
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
 PROVEN = 20_000
 OTHERS = 40

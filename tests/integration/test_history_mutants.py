@@ -28,7 +28,7 @@ from lakehouse.engine.silver import Silver, run_silver
 from lakehouse.engine.spark_errors import SparkFailed
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
 HISTORIES = 600
 BATCHES = {

@@ -24,7 +24,7 @@ from lakehouse.ledger.watermark import STAMP_PROPERTY, ancestors, load_table, su
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
 DAYS = [date(2024, 1, 1) + timedelta(days=number) for number in range(5)]
 KEYS = 40_000

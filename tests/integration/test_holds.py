@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
-from lakehouse.core.errors import SnapshotsHeld
+from lakehouse.core.errors import BatchesHeld
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings, settings
 from lakehouse.engine.publish import Lake
@@ -126,7 +126,7 @@ def test_a_truncated_snapshot_is_held_until_it_is_right_or_released(lake: Lake, 
     assert take(call).exit_code == 0
     send(call, project, DAYS[1], range(3))
     result = take(call)
-    assert result.exit_code == SnapshotsHeld.exit_code == 9
+    assert result.exit_code == BatchesHeld.exit_code == 9
     [found] = json.loads(result.stdout)["held"]
     assert "would close 7 of the 10 keys of batch 1 (2024-03-01), such as id='k3'" in found["reason"]
     assert (found["name"], found["table"]) == ("test.listed#2", TABLE)

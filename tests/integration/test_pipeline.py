@@ -35,7 +35,7 @@ from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.marts import mart_names
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
-from lakehouse.core.errors import ContractError, GateFailed
+from lakehouse.core.errors import BatchesHeld, ContractError, GateFailed, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.engine.gold import Marts, run_gold
@@ -48,7 +48,7 @@ from lakehouse.samples.make import make_samples
 from lakehouse.samples.plan import EPOCH, Options, days
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
 CONTRACTS = load_contracts(PROJECT_ROOT / "include" / "contracts")
 CATALOGUE, CUSTOMERS, SALES = (CONTRACTS[f] for f in ("crm.catalogue", "crm.customers", "retail.sales"))
@@ -184,11 +184,32 @@ def environment(lake: Lake, **more: str) -> dict[str, str]:
     }
 
 
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lakehouse.cli.main", *arguments]
+
+
 def lakehouse(lake: Lake, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lakehouse.cli.main", *arguments]
     return subprocess.run(
-        command, env=environment(lake, **more), capture_output=True, text=True, timeout=180, check=False
+        command(*arguments), env=environment(lake, **more), capture_output=True, text=True, timeout=180, check=False
     )
+
+
+def test_two_runs_of_everything_at_once(new_lake: NewLake, sources: Mapping[int, Path], final: Lake) -> None:
+    """Each takes what the other has not taken, or says that it was not first; nothing is there twice."""
+    lake = new_lake()
+    land_files(lake, ALL, sources[2])
+    told = {"env": environment(lake), "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command("run"), **told) for _ in range(2)]
+    said = [each.communicate(timeout=300)[1] for each in both]
+    for process, text in zip(both, said, strict=True):
+        assert process.returncode in (0, BatchesHeld.exit_code, TransientError.exit_code), text
+        assert "Traceback" not in text
+    run(lake, ALL)
+    assert fingerprints(lake, ALL) == fingerprints(final, ALL)
+    assert quarantine(lake, ALL) == quarantine(final, ALL)
+    assert all(account(lake, each) for each in ALL)
+    assert lake.spark.table("gold.sales_star").count() == count(lake, SALES.silver_table("fact_sales_line"))
+    assert unpublished(lake, all_tables(ALL)) == []
 
 
 def test_killed_runs_are_completed_by_the_next(

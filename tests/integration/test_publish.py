@@ -15,6 +15,7 @@ import pytest
 from lakehouse.core.errors import ConcurrentCommit, GateFailed, IntegrityError, TableBusy, TransientError
 from lakehouse.core.failpoints import FailpointHit
 from lakehouse.core.names import TableName
+from lakehouse.core.settings import CATALOG
 from lakehouse.engine import publish as protocol
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.publish import Lake, Target, publish
@@ -31,10 +32,11 @@ from lakehouse.ledger.watermark import (
 )
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
 SOURCE = "test.numbers"
-FAILPOINTS = ["locked", "branched", "written", "gated", "before_fast_forward", "after_fast_forward", "done"]
+BEFORE = ["locked", "branched", "appended", "written", "gated", "before_fast_forward"]
+AFTER = ["after_fast_forward", "read_back", "done"]
 
 
 def nothing() -> None:
@@ -119,7 +121,7 @@ def another_writer(lake: Lake, table: TableName) -> Callable[[], None]:
 
 def at_failpoint(patch: pytest.MonkeyPatch, name: str, action: Callable[[], None]) -> None:
     """Do something where a failpoint stands."""
-    patch.setattr(protocol, "failpoint", lambda point: action() if point == f"publish.{name}" else None)
+    patch.setattr(protocol, "failpoint", lambda point, *_: action() if point == f"publish.{name}" else None)
 
 
 def test_an_attempt_is_in_main_once(shared: Lake, table: TableName) -> None:
@@ -135,6 +137,18 @@ def test_an_attempt_is_in_main_once(shared: Lake, table: TableName) -> None:
     assert attempts.count(first.attempt) == attempts.count(second.attempt) == 1
     assert read_head(shared.catalog, table).consumed(SOURCE) == Consumed(5)
     assert branches(shared, table) == []
+
+
+def test_a_table_whose_stamps_were_expired_is_not_taken_for_new(shared: Lake, table: TableName) -> None:
+    run(shared, table, 3)
+    another_writer(shared, table)()
+    old = "older_than => TIMESTAMP '2999-01-01 00:00:00', retain_last => 1"
+    shared.spark.sql(f"CALL {CATALOG}.system.expire_snapshots(table => '{table}', {old})")
+    before = snapshot_ids(shared, table)
+    assert len(before) == 1 and read_head(shared.catalog, table).stamp is None
+    with pytest.raises(IntegrityError, match="every batch a second time"):
+        run(shared, table, 3)
+    assert (snapshot_ids(shared, table), numbers(shared, table), branches(shared, table)) == (before, [-1, 1, 2, 3], [])
 
 
 def test_nothing_pending_commits_nothing(shared: Lake, table: TableName) -> None:
@@ -245,17 +259,36 @@ def test_a_lost_lock_publishes_nothing(shared: Lake, table: TableName) -> None:
     assert (numbers(shared, table), branches(shared, table)) == ([1, 2], [])
 
 
-def test_an_acknowledged_commit_that_is_lost_is_noticed(
+def test_an_acknowledged_commit_that_is_taken_out_is_put_back(
     shared: Lake, table: TableName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (published,) = run(shared, table, 1)
     back = f"CALL lakehouse.system.rollback_to_snapshot('{table}', {published.snapshot_id})"
-    with monkeypatch.context() as patch, pytest.raises(IntegrityError, match="not in main"):
+    with monkeypatch.context() as patch:
         at_failpoint(patch, "after_fast_forward", sql(shared, back))
         run(shared, table, 2)
+    assert (numbers(shared, table), branches(shared, table)) == ([1, 2], [])
 
 
-@pytest.mark.parametrize("point", FAILPOINTS)
+def test_an_acknowledged_commit_that_is_lost_is_noticed(
+    shared: Lake, table: TableName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Main went on from before it: to put it back would take out what came since."""
+    (published,) = run(shared, table, 1)
+    back = f"CALL lakehouse.system.rollback_to_snapshot('{table}', {published.snapshot_id})"
+
+    def lose() -> None:
+        sql(shared, back)()
+        another_writer(shared, table)()
+
+    with monkeypatch.context() as patch, pytest.raises(IntegrityError, match="not in main"):
+        at_failpoint(patch, "after_fast_forward", lose)
+        run(shared, table, 2)
+    run(shared, table, 2)
+    assert numbers(shared, table) == [-1, 1, 2]
+
+
+@pytest.mark.parametrize("point", [*BEFORE, *AFTER])
 def test_whatever_breaks_is_completed_by_the_next_run(
     shared: Lake, table: TableName, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +299,7 @@ def test_whatever_breaks_is_completed_by_the_next_run(
     with pytest.raises(FailpointHit):
         publish(shared, Numbers(shared, tables, 3))
     came = [numbers(shared, each) for each in tables]
-    assert came == [[1, 2, 3] if point in ("after_fast_forward", "done") else [1], [1]]
+    assert came == [[1, 2, 3] if point in AFTER else [1], [1]]
     monkeypatch.delenv("LAKEHOUSE_FAILPOINTS")
     publish(shared, Numbers(shared, tables, 3))
     assert [numbers(shared, each) for each in tables] == [[1, 2, 3], [1, 2, 3]]

@@ -31,7 +31,7 @@ from lakehouse.ledger.points import publications, resolve
 from lakehouse.ledger.reading import Subject, key_versions, parse_key, subject_of
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
     from lakehouse.engine.publish import Lake
 

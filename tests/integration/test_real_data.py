@@ -18,9 +18,9 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from tests.integration.conftest import NewLake
 from tests.integration.pipeline import fingerprints, land_files, run
 from tests.reference import Observation, Rules, fold
+from tests.servers import NewLake
 
 from lakehouse.contracts.derive import compile_column
 from lakehouse.contracts.load import load_contracts

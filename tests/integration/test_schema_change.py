@@ -26,7 +26,7 @@ from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import load_table
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
 RAW: dict[str, Any] = {
     "format": 1,

@@ -16,7 +16,7 @@ from lakehouse.core import names
 from lakehouse.core.errors import ConcurrentCommit, ContractError, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.engine.baseline import BEYOND
-from lakehouse.engine.plan import silver_plan
+from lakehouse.engine.plan import replay_plan, silver_plan
 from lakehouse.engine.rebuild import prepare_rebuild, publish_rebuild, undo_rebuild
 from lakehouse.engine.trim import Trim, horizon, plan_trim, run_trim
 from lakehouse.ledger.accounting import accounts
@@ -25,7 +25,7 @@ from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import read_head
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import NewLake
+    from tests.servers import NewLake
 
     from lakehouse.engine.publish import Lake
 
@@ -253,3 +253,10 @@ def test_a_column_is_added_to_a_trimmed_table_and_none_is_renamed(lake: Lake, tm
     with pytest.raises(ContractError, match="column renamed town") as raised:
         run(lake, [renamed])
     assert "take the change back" in raised.value.todo and read_head(lake.catalog, table) == head
+    ruled = more.dump()
+    ruled["tables"]["dim_listed"]["rules"] = [
+        {"name": "not_x", "check": "city <> 'x'", "description": "made for a test"}
+    ]
+    with pytest.raises(ContractError, match="rows that count were trimmed") as raised:
+        replay_plan(lake.catalog, ObjectStore.open(lake.settings), Contract.model_validate(ruled), "dim_listed")
+    assert "take the change back" in raised.value.todo

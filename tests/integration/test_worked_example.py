@@ -22,6 +22,7 @@ from lakehouse.ledger.points import publications
 from lakehouse.ledger.watermark import load_table, open_catalog
 
 SECTION = re.compile(r"<!-- worked example: begin -->(.*)<!-- worked example: end -->", re.DOTALL)
+RUN = re.compile(r"<!-- worked example: run -->\n```text\n(.*?)```", re.DOTALL)
 PAGE = re.compile(r"^## Two kinds of time$(.*?)^## ", re.DOTALL | re.MULTILINE)
 ANSWERED = re.compile(r"^```sql\n(.*?)^```\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -95,17 +96,19 @@ def session_of(spark: SparkSession, current: Settings, *, read_only: bool) -> Sp
     return fresh
 
 
-def do(step: Step, project: Path) -> None:
+def do(step: Step, project: Path) -> str:
+    """Do what a step says; returns what a command said."""
     if step.file:
         path = project / step.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(step.text, "utf-8")
-        return
+        return ""
     program, *arguments = shlex.split(step.command)
     assert program == "lakehouse"
     said = call(arguments)
     if step.text:
         assert plain(said) == plain(step.text), step.command
+    return said
 
 
 def call(arguments: list[str]) -> str:
@@ -125,8 +128,11 @@ def test_the_worked_example_does_what_the_readme_says(project: Path) -> None:
     assert [step.file for step in found if step.file.endswith(".yaml")] == ["include/contracts/warehouse/counts.yaml"]
     assert sum(bool(step.command) for step in found) >= 5
     assert sum(bool(step.command and step.text) for step in found) >= 3
-    for step in found:
-        do(step, project)
+    said = [(step.command, do(step, project)) for step in found]
+    refused = RUN.search((PROJECT_ROOT / "docs" / "quality.md").read_text("utf-8"))
+    assert refused
+    first = next(text for command, text in said if command.startswith("lakehouse run"))
+    assert "\n" + refused.group(1) in first
     querying = PAGE.search((PROJECT_ROOT / "docs" / "querying.md").read_text("utf-8"))
     assert querying
     check_page(querying.group(1))

@@ -100,6 +100,32 @@ WRONG = [
     ("    at: {desc", "    _at: {desc", "_at: is no valid name"),
     ("    at: {desc", '    "a;t": {desc', "a;t: is no valid name"),
     ("type: int, expression", "type: integer, expression", "type: unknown type 'integer'"),
+    *(
+        ("expression: size, desc", f"expression: size, valid: {given}, desc", f"columns.size.valid{problem}")
+        for given, problem in (
+            ("{}", ": checks nothing"),
+            ("{level: warn}", ": checks nothing"),
+            ("{min: 1.5}", ".min: '1.5' is no int"),
+            ("{max: 3000000000}", ".max: '3000000000' is no int"),
+            ("{min: 2, max: 1}", ".max: is less than min: no value would be valid"),
+            ("{values: [1, two]}", ".values: 'two' is no int"),
+            ("{pattern: x}", ".pattern: is not for int"),
+            ("{max_length: 3}", ".max_length: is not for int"),
+            ("{least: 1}", ".least: is not a field of contracts"),
+        )
+    ),
+    *(
+        (
+            'classification: pii, description: "Buyer."}\n    ref',
+            f'classification: pii, valid: {given}, description: "Buyer."}}\n    ref',
+            f"columns.who.valid{problem}",
+        )
+        for given, problem in (
+            ("{pattern: '('}", ": RLIKE: the pattern '(' is wrong"),
+            ("{min_length: 3, max_length: 2}", ".max_length: is less than min_length: no value would be valid"),
+            ("{min: a}", ".min: is not for string"),
+        )
+    ),
     ("    key: [id]", "    key: [idd]", "19: tables.fact_order.key.0: unknown column 'idd'; did you mean 'id'?"),
     ("    key: [id]", "    key: [id, id]", "key.1: 'id' stands twice"),
     ("month(at)", "month(size)", "20: tables.fact_order.partition.0: 'size' is int, not a date or timestamp"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lakehouse.contracts.changes import Change, Worst, compare, verdict_of, widens
 from lakehouse.contracts.checks import check_contract
 from lakehouse.contracts.model import Contract
+from lakehouse.contracts.rejudging import judged_as
 from lakehouse.contracts.rewriting import computes_with, is_null_with, rename_columns
 from lakehouse.core.types import DataType
 
@@ -270,13 +271,13 @@ CASES: dict[str, tuple[list[Edit], str, Any, list[tuple[str, str, str]]]] = {
         ],
         "fact",
         SEEN,
-        [("column added", "more", "free"), ("rule removed", "even", "free"), ("rule added", "there", "rebuild")],
+        [("column added", "more", "free"), ("rule removed", "even", "free"), ("rule added", "there", "replay")],
     ),
     "a rule that refused rows is gone": (
         [put("fact", "rules", value=[])],
         "fact",
         Known(was_refused=frozenset({"even"})),
-        [("rule removed", "even", "rebuild")],
+        [("rule removed", "even", "replay")],
     ),
     "a rule became a warning": (
         [put("fact", "rules", 0, "level", value="warn")],
@@ -288,7 +289,7 @@ CASES: dict[str, tuple[list[Edit], str, Any, list[tuple[str, str, str]]]] = {
         [put("fact", "rules", 0, "check", value="size > 1")],
         "fact",
         SEEN,
-        [("rule changed", "even", "rebuild")],
+        [("rule changed", "even", "replay")],
     ),
     "nullable": (
         [put("dim", "columns", "size", "nullable", value=True)],
@@ -300,13 +301,37 @@ CASES: dict[str, tuple[list[Edit], str, Any, list[tuple[str, str, str]]]] = {
         [put("dim", "columns", "size", "nullable", value=True)],
         "dim",
         Known(was_refused=frozenset({"size_not_null"})),
-        [("nullable of the column", "size", "rebuild")],
+        [("nullable of the column", "size", "replay")],
     ),
     "no longer nullable": (
         [put("dim", "columns", "name", "nullable", value=False)],
         "dim",
         SEEN,
-        [("nullable of the column", "name", "rebuild")],
+        [("nullable of the column", "name", "replay")],
+    ),
+    "a rule changed, and a column was renamed": (
+        [rename("fact", "columns", "size", "pcs"), put("fact", "rules", 0, "check", value="pcs > 1")],
+        "fact",
+        SEEN,
+        [("column renamed", "pcs", "free"), ("rule changed", "even", "rebuild")],
+    ),
+    "a rule changed, and a column was widened": (
+        [put("dim", "columns", "price", "type", value="decimal(9,2)"), put("dim", "rules", value=[])],
+        "dim",
+        Known(was_refused=frozenset({"positive"})),
+        [("column widened", "price", "free"), ("rule removed", "positive", "rebuild")],
+    ),
+    "a rule changed, and a column was added": (
+        [put("fact", "columns", "more", value=column()), put("fact", "rules", 0, "check", value="size > 1")],
+        "fact",
+        SEEN,
+        [("column added", "more", "free"), ("rule changed", "even", "replay")],
+    ),
+    "other valid values": (
+        [put("dim", "columns", "name", "valid", value={"values": ["free"]})],
+        "dim",
+        SEEN,
+        [("rule added", "name_values", "replay")],
     ),
     "removed": (
         [lambda raw: raw["tables"]["dim"]["columns"].pop("price")],
@@ -331,7 +356,7 @@ CASES: dict[str, tuple[list[Edit], str, Any, list[tuple[str, str, str]]]] = {
         [put("dim", "future_allowance", value="3h")],
         "dim",
         SEEN,
-        [("future allowance hours", "", "rebuild")],
+        [("future allowance hours", "", "replay")],
     ),
     "how files are written": (
         [lambda raw: raw["source"].update(csv={"delimiter": ";"})],
@@ -354,6 +379,34 @@ def test_a_change_and_its_verdict(case: str) -> None:
     found = changes(*edits, table=table, evidence=evidence)
     assert summary(found) == expected
     assert all(change.render() and change.what in change.render() for change in found)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_a_replay_keeps_all_that_makes_values(case: str) -> None:
+    """With the former rules put back, nothing is left that differs but what is free: a replay may judge by both."""
+    edits, name, evidence, expected = CASES[case]
+    before, after = edited(), edited(*edits)
+    if verdict_of(changes(*edits, table=name, evidence=evidence)) == "replay":
+        judged = after.model_copy(update={"tables": {name: judged_as(after, name, before.tables[name])}})
+        left = compare(before, judged, name, evidence)
+        assert verdict_of(left) == "free" and len(left) < len(expected)
+        assert {change.what for change in left} <= {"column added", "csv of the source"}
+
+
+def test_the_former_rules_are_those_of_the_former_contract() -> None:
+    before = edited(
+        put("dim", "columns", "name", "valid", value={"max_length": 3}), put("dim", "future_allowance", value="3h")
+    )
+    after = edited(
+        put("dim", "columns", "size", "nullable", value=True),
+        put("dim", "columns", "more", value=column(valid={"min_length": 1})),
+        put("dim", "rules", 0, "check", value="size > 1"),
+    )
+    judged = judged_as(after, "dim", before.tables["dim"])
+    assert [rule.name for rule in judged.all_rules] == ["name_length", "positive"]
+    assert judged.rules == before.tables["dim"].rules and judged.future_allowance == "3h"
+    assert not judged.columns["size"].nullable and judged.columns["more"].valid is None
+    assert judged_as(after, "dim", after.tables["dim"]) == after.tables["dim"]
 
 
 def test_a_fact_cannot_become_a_dimension() -> None:

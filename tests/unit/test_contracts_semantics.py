@@ -54,6 +54,12 @@ BASE: dict[str, Any] = {
                 {"name": "hard", "check": "size > 0", "level": "error", "description": "More."},
                 {"name": "soft", "check": "size > 1", "level": "warn", "description": "More."},
             ],
+            "batch_rules": [
+                {"kind": "completeness", "column": "size", "min_share": 0.5, "level": "error"},
+                {"kind": "uniqueness", "columns": ["id"], "level": "error"},
+                {"kind": "relationship", "reference": "k", "min_share": 0.5, "level": "error"},
+                {"kind": "timeliness", "within": "1d", "level": "error"},
+            ],
         },
         "dim_order": {
             "kind": "dimension",
@@ -91,6 +97,18 @@ CHANGES: dict[str, list[tuple[tuple[Any, ...], Any, bool]]] = {
     "Contract.description": [(("description",), "Other.", False)],
     "Contract.retention": [(("retention",), "20d", False)],
     "Contract.residency": [(("residency",), "us", False)],
+    "Table.batch_rules": [((*FACT, "batch_rules"), [], False)],  # a batch that they hold is judged anew, by limits_of
+    **{
+        f"{rule}.{field}": [((*FACT, "batch_rules", place, field), value, False)]
+        for rule, place, given in (
+            ("Completeness", 0, {"column": "at", "min_share": 0.6, "level": "warn"}),
+            ("Uniqueness", 1, {"columns": ["at"], "level": "warn"}),
+            ("Relationship", 2, {"reference": "l", "min_share": 0.6, "level": "warn"}),
+            ("Timeliness", 3, {"within": "2d", "level": "warn"}),
+        )
+        for field, value in given.items()
+    },
+    **dict.fromkeys(("Completeness.kind", "Uniqueness.kind", "Relationship.kind", "Timeliness.kind"), []),
     "Freshness.expected_every": [(("freshness", "expected_every"), "2d", False)],
     "Freshness.warn_after": [(("freshness", "warn_after"), "9d", False)],
     "Bronze.partition": [(("bronze", "partition"), ["day(_unit)"], False)],
@@ -151,6 +169,18 @@ CHANGES: dict[str, list[tuple[tuple[Any, ...], Any, bool]]] = {
     ],
     "Column.format": [((*FACT, "columns", "at", "format"), "dd.MM.yyyy", True)],
     "Column.nullable": [((*FACT, "columns", "size", "nullable"), False, True)],
+    "Column.valid": [
+        ((*FACT, "columns", "size", "valid"), {"min": 0}, True),
+        ((*FACT, "columns", "size", "valid"), {"min": 0, "level": "warn"}, False),
+        ((*DIM, "order", "seq", "valid"), {"max": 9}, True),
+    ],
+    "Validity.min": [((*FACT, "columns", "size", "valid"), {"min": -1}, True)],
+    "Validity.max": [((*FACT, "columns", "size", "valid"), {"max": 7}, True)],
+    "Validity.values": [((*FACT, "columns", "size", "valid"), {"values": [1, 2]}, True)],
+    "Validity.pattern": [((*FACT, "columns", "id", "valid"), {"pattern": "^[a-z]"}, True)],
+    "Validity.min_length": [((*FACT, "columns", "id", "valid"), {"min_length": 1}, True)],
+    "Validity.max_length": [((*FACT, "columns", "id", "valid"), {"max_length": 9}, True)],
+    "Validity.level": [((*FACT, "columns", "size", "valid"), {"max": 7, "level": "warn"}, False)],
     "Column.history": [
         ((*DIM, "columns", "size", "history"), 1, True),
         ((*DIM, "columns", "size", "history"), None, False),  # 2 is the default
@@ -158,6 +188,12 @@ CHANGES: dict[str, list[tuple[tuple[Any, ...], Any, bool]]] = {
     "Column.null": [((*DIM, "columns", "size", "null"), "not_observed", True)],
     "Column.renamed_from": [((*DIM, "columns", "size", "renamed_from"), "was", False)],
     "Table.max_close_share": [((*DIM, "max_close_share"), 0.1, False)],
+    "Table.max_quarantined_share": [((*FACT, "max_quarantined_share"), 0.1, False)],
+    "Source.drift": [(("source", "drift"), "block", False)],
+    "Source.volume": [(("source", "volume"), {}, False)],
+    "Volume.days": [(("source", "volume"), {"days": 9}, False)],
+    "Volume.min_days": [(("source", "volume"), {"min_days": 9}, False)],
+    "Volume.deviations": [(("source", "volume"), {"deviations": 9}, False)],
     "Table.late_horizon": [((*DIM, "late_horizon"), "30d", False)],
     "Source.csv": [],
     "Source.columns": [(("source", "columns", "more"), {"description": "New."}, False)],

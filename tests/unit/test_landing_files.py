@@ -197,9 +197,11 @@ def test_what_is_refused_is_named_and_the_rest_lands(store: ObjectStore, folder:
     assert [batch.unit for batch in read_log(store, SOURCE)] == [date(2024, 4, 1)]
 
 
-def test_a_directory_that_fits_the_pattern_is_no_file(store: ObjectStore, folder: Path) -> None:
+def test_a_folder_with_the_name_of_a_file_is_refused(store: ObjectStore, folder: Path) -> None:
+    """Spark writes such folders; passed over in silence, their day would be missing."""
     (folder / "2024-04-01.csv").mkdir()
-    assert run(store, folder.parents[1]).units == ()
+    (refused,) = run(store, folder.parents[1]).units
+    assert refused.status == "refused" and refused.reason == "2024-04-01.csv: it is a folder; a file is expected"
 
 
 def test_a_unit_that_cannot_be_read_stops_no_other(

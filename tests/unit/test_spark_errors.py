@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lakehouse.core.errors import GateFailed, IntegrityError, TransientError
-from lakehouse.engine.spark_errors import SparkFailed, marked, root_cause, translate
+from lakehouse.core.errors import ConcurrentCommit, GateFailed, IntegrityError, SettingsError, TransientError
+from lakehouse.engine.spark_errors import SparkFailed, is_passing, marked, root_cause, translate
 
 REFUSED = """An error occurred while calling o47.sql.
 : org.apache.iceberg.jdbc.UncheckedSQLException: Failed to connect
@@ -19,6 +19,21 @@ def test_a_server_that_is_away_is_worth_another_try() -> None:
     found = translate(REFUSED)
     assert isinstance(found, TransientError) and found.is_retryable
     assert "Connection to 127.0.0.1:1 refused" in found.what
+    assert "\tat " not in str(found)
+
+
+CONFLICTS = [
+    "org.apache.iceberg.exceptions.CommitFailedException: Table metadata refresh is required",
+    "org.apache.iceberg.exceptions.ValidationException: Found concurrently added DV for s3://w/a.parquet: DV{x}",
+]
+
+
+@pytest.mark.parametrize("said", CONFLICTS)
+def test_a_conflict_is_worth_another_try(said: str) -> None:
+    """It may be the attempt's own commit, whose reply was lost."""
+    text = f"An error occurred while calling o47.sql.\n: {said}\n\tat org.apache.iceberg.X.y(X.java:1)\n"
+    found = translate(text)
+    assert type(found) is ConcurrentCommit and found.is_retryable and is_passing(text)
     assert "\tat " not in str(found)
 
 
@@ -46,3 +61,43 @@ def test_anything_else_says_its_innermost_cause() -> None:
     found = translate(text)
     assert type(found) is SparkFailed and not found.is_retryable and "inner reason" in found.what
     assert root_cause("plain words") == "plain words"
+
+
+WRONG_PASSWORD = 'FATAL: password authentication failed for user "lakehouse_transform"'
+KNOWN = [
+    ("java.io.IOException: No space left on device", "the disk of Spark's scratch files is full", "spark.local.dir"),
+    (
+        "org.postgresql.util.PSQLException: ERROR: cannot execute UPDATE in a read-only transaction",
+        "the catalog database takes no changes",
+        "writable",
+    ),
+    (
+        'org.postgresql.util.PSQLException: FATAL: too many connections for role "lakehouse_transform"',
+        "the catalog database has no connection left",
+        "limit",
+    ),
+]
+
+
+@pytest.mark.parametrize(("cause", "what", "todo"), KNOWN)
+def test_a_known_cause_says_what_to_do(cause: str, what: str, todo: str) -> None:
+    error = translate(f"An error occurred while calling o1.sql.\n: java.lang.X: y\nCaused by: {cause}\n\tat a.b(C:1)")
+    assert isinstance(error, TransientError) and error.what.startswith(what)
+    assert todo in error.todo and "\tat" not in str(error)
+
+
+def test_a_refused_password_is_a_setting() -> None:
+    error = translate(
+        f"An error occurred\n: x: y\nCaused by: org.postgresql.util.PSQLException: {WRONG_PASSWORD}\n\tat a.b(C:1)"
+    )
+    assert isinstance(error, SettingsError) and "LAKEHOUSE_CATALOG_PASSWORD" in error.where
+
+
+def test_what_does_not_exist_is_no_refusal() -> None:
+    assert isinstance(translate("An error occurred\n: x: Branch does not exist: attempt_1"), SparkFailed)
+
+
+def test_a_cause_without_words_is_passed_over() -> None:
+    assert root_cause("x\nCaused by: a.B: An I/O error occurred\n\tat c\nCaused by: java.io.EOFException\n\tat d") == (
+        "An I/O error occurred"
+    )

@@ -7,7 +7,22 @@ import sys
 
 import typer
 
-from lakehouse.cli import contract, decide, demo, history, land, plan, query, run, sample, stack, trim
+from lakehouse.cli import (
+    contract,
+    decide,
+    demo,
+    doctor,
+    history,
+    land,
+    plan,
+    quality,
+    query,
+    replay,
+    run,
+    sample,
+    stack,
+    trim,
+)
 from lakehouse.core.errors import LakehouseError
 
 app = typer.Typer(
@@ -16,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for area in (stack, demo, sample, land, run, plan, decide, trim, query, history, contract):
+for area in (stack, doctor, demo, sample, land, run, plan, replay, decide, trim, query, history, quality, contract):
     area.register(app)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NEEDS_REBUILD = 10
-_COLOURS = {"free": "green", "rebuild": "yellow", "refused": "red"}
+_COLOURS = {"free": "green", "replay": "cyan", "rebuild": "yellow", "refused": "red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +40,8 @@ def plan(
     """Compare the contracts with the live tables: what would change, and whether it is free. No JVM; writes nothing.
 
     Ends with 0 where nothing changes or all is free (the next run does it), with 10 where a table needs
-    `lakehouse rebuild`, and with 3 where a column cannot hold its new type, so that a rebuild has to replace it, or
-    where the table's source was trimmed, so that the change has to be taken back.
+    `lakehouse replay` or `lakehouse rebuild`, and with 3 where a column cannot hold its new type, so that a rebuild has
+    to replace it, or where the table's source was trimmed, so that the change has to be taken back.
     """
     from lakehouse.cli.run import pick
     from lakehouse.engine.plan import plan as make
@@ -56,7 +56,9 @@ def plan(
         print(json.dumps(told))
     else:
         _show_plan(found)
-    code = {"free": 0, "rebuild": NEEDS_REBUILD, "refused": ContractError.exit_code}[told["verdict"]]
+    code = {"free": 0, "replay": NEEDS_REBUILD, "rebuild": NEEDS_REBUILD, "refused": ContractError.exit_code}[
+        told["verdict"]
+    ]
     if code:
         raise typer.Exit(code)
 
@@ -79,7 +81,7 @@ def _show_plan(plans: Sequence[TablePlan]) -> None:
 
 def _way_out(stuck: TablePlan) -> str:
     """What ends a refusal. A table whose source was trimmed cannot be made anew."""
-    return f"the change of {stuck.table} is taken back" if stuck.is_trimmed else f"`lakehouse rebuild {stuck.table}`"
+    return f"the change of {stuck.table} is taken back" if stuck.is_trimmed else f"`{stuck.command}`"
 
 
 def rebuild(
@@ -97,7 +99,7 @@ def rebuild(
     current = settings()
     current.require_servers()
     name = TableName.parse(table)
-    contract = _owner_of(current, name)
+    contract = owner_of(current, name)
     from lakehouse.engine.publish import Lake
     from lakehouse.engine.session import session
 
@@ -182,7 +184,8 @@ def _shown(value: str | None) -> str:
     return "null" if value is None else escape(value)
 
 
-def _owner_of(current: Settings, table: TableName) -> Contract:
+def owner_of(current: Settings, table: TableName) -> Contract:
+    """The contract that makes a silver table. Raises :class:`SettingsError` where none does."""
     from lakehouse.cli.run import pick
 
     for contract in pick(current, None):

@@ -25,7 +25,7 @@ With `--json` the result is JSON.
 | 6 | a check refused what would have been published |
 | 7 | what is stored contradicts what must hold: a person has to look |
 | 8 | trying again can help: a server was away, or another writer was first |
-| 9 | everything was taken but snapshots that a rule holds back: `lakehouse held` says why, and what to do |
+| 9 | everything was taken but batches that a rule holds back: `lakehouse held` says why, and what to do |
 | 10 | `lakehouse plan`: a table needs a rebuild |
 | 130 | stopped with Ctrl-C |
 

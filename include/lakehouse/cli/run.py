@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from lakehouse.cli.decide import show_holds
-from lakehouse.core.errors import LakehouseError, SettingsError, SnapshotsHeld
+from lakehouse.core.errors import BatchesHeld, LakehouseError, SettingsError
 from lakehouse.core.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(
     """Take everything pending: landed batches into bronze, silver and the marts, each published once.
 
     Found out without a JVM when nothing is pending. A dataset that cannot go on does not stop the others; its error
-    is printed, and sets the exit code. Exit code 9 when all went on and a rule holds snapshots back.
+    is printed, and sets the exit code. Exit code 9 when all went on and a rule holds batches back.
     """
     started = time.perf_counter()
     current = settings()
@@ -103,7 +103,7 @@ def _exit(errors: list[LakehouseError], held: list[Hold]) -> None:
     if errors:
         raise typer.Exit(max(error.exit_code for error in errors))
     if held:
-        raise typer.Exit(SnapshotsHeld.exit_code)
+        raise typer.Exit(BatchesHeld.exit_code)
 
 
 def _say_idle(as_json: bool, seconds: float, held: list[Hold]) -> None:
@@ -122,6 +122,8 @@ def _show(result: RunResult, as_json: bool, seconds: float, held: list[Hold]) ->
     console = Console(width=max(Console().width, 120))
     show_reports(console, result.reports, with_holds=False)
     show_holds(console, held)
+    for note in result.notes:
+        console.print(note, markup=False)
     for error in result.errors:
         Console(stderr=True).print(str(error), markup=False)
     console.print(f"{len(result.reports)} publications in {seconds:.1f} s")
@@ -135,7 +137,7 @@ def show_reports(console: Console, reports: list[TableReport], *, with_holds: bo
     console.print(_grid(reports))
     for report in reports:
         for line in _remarks(report):
-            console.print(line)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         for batch, reason in report.held.items() if with_holds else ():
             console.print(f"  {report.table}: batch {batch} is held: {reason}", markup=False)
 
@@ -144,7 +146,7 @@ def _plain(result: RunResult, seconds: float, held: list[Hold]) -> dict[str, Any
     errors = [{"error": type(e).__name__, "message": str(e)} for e in result.errors]
     tables = [report.to_json() for report in result.reports]
     holds = [hold.to_json() for hold in held]
-    return {"tables": tables, "errors": errors, "held": holds, "seconds": round(seconds, 2)}
+    return {"tables": tables, "errors": errors, "held": holds, "notes": result.notes, "seconds": round(seconds, 2)}
 
 
 _COUNTS = {
@@ -175,10 +177,39 @@ def _grid(reports: list[TableReport]) -> Grid:
     return grid
 
 
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
+
+
+def _refused(report: TableReport) -> list[str]:
+    """Which rows failed which rule, where they are kept, and what to do."""
+    if not report.quarantined:
+        return []
+    kept = f"quarantine.{report.table.name}"
+    lines = [f"  {report.table} refused {_rows(report.quarantined)}; {kept} keeps them as they came:"]
+    lines += [f"    {r.rule}: {_rows(r.rows)}, the first in {r.place}. {r.words}" for r in report.refusals]
+    show = f"SELECT _source_file, _line, _rules, * FROM {kept}"  # noqa: S608 - a checked name, and for a person
+    return [
+        *lines,
+        f'    see them:  lakehouse sql -e "{show}"',
+        "    then:      correct the files at the source, `lakehouse land` and `lakehouse run`; or, where a rule is",
+        f"               wrong, change it in the contract and `lakehouse replay {report.table}`",
+    ]
+
+
 def _remarks(report: TableReport) -> list[str]:
     lines = [f"  {report.table}: {n:,} rows warn: {rule}" for rule, n in sorted(report.warned.items()) if n]
-    if report.quarantined:
-        lines.append(f"  {report.table}: refused rows and their rules are in quarantine.{report.table.name}")
+    lines += _refused(report)
+    if report.rejected and report.table.namespace == "silver":
+        lines.append(
+            f"  {report.table}: {report.rejected:,} records could not be read; bronze keeps each as it came in _raw, "
+            "with the reason in _rejected"
+        )
+    if report.drifted:
+        lines.append(
+            f"  {report.table}: {report.drifted:,} rows did not have the columns of the contract; bronze keeps what is "
+            "new in _extra, and names what is missing in _missing"
+        )
     if report.ties:
         lines.append(
             f"  {report.table}: {report.ties:,} moments had different observations; the contract's order decided"

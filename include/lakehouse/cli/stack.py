@@ -1,4 +1,4 @@
-"""Commands for the machine and the local stack: setup, up, down, status, doctor."""
+"""Commands for the machine and the local stack: setup, up, down, status."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from lakehouse.core.errors import StackError
 from lakehouse.core.settings import load_settings
 
 if TYPE_CHECKING:
-    from lakehouse.stack.checks import Check
     from lakehouse.stack.model import StackStatus
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
-_COLOURS = {"up": "green", "ok": "green", "warn": "yellow"}
+_COLOURS = {"up": "green"}
 
 
 def register(app: typer.Typer) -> None:
     """Add this area's commands to the application."""
-    for command in (setup, up, down, status, doctor):
+    for command in (setup, up, down, status):
         app.command()(command)
 
 
@@ -79,20 +78,6 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(StackError.exit_code)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check this machine, the installation and the servers, and say what to do. Exits with 0 unless a check failed."""
-    from lakehouse.stack.doctor import run_checks
-
-    found = run_checks(load_settings())
-    is_healthy = all(check.result != "fail" for check in found)
-    if as_json:
-        typer.echo(json.dumps({"is_healthy": is_healthy, "checks": [dataclasses.asdict(check) for check in found]}))
-    else:
-        _print_checks(found)
-    if not is_healthy:
-        raise typer.Exit(StackError.exit_code)
-
-
 def _print_status(found: StackStatus, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({**dataclasses.asdict(found), "is_up": found.is_up}))
@@ -104,11 +89,3 @@ def _print_status(found: StackStatus, as_json: bool) -> None:
     Console().print(table)
     for notice in found.notices:
         Console(stderr=True).print(f"[bold red]{notice}[/]")
-
-
-def _print_checks(found: tuple[Check, ...]) -> None:
-    table = Table("check", "", "found", "what to do")
-    for check in found:
-        colour = _COLOURS.get(check.result, "red")
-        table.add_row(check.name, f"[{colour}]{check.result}[/]", check.detail, check.todo)
-    Console().print(table)

@@ -162,7 +162,7 @@ def _check_quarantine(case: Case, contract: Contract, path: FieldPath) -> Iterat
         if table is None:
             yield (*path, name), "is no table of this contract"
             continue
-        known = {*derive.rule_names(table), *(rule.name for rule in table.rules if rule.level == "error")}
+        known = {*derive.rule_names(table), *(rule.name for rule in table.all_rules if rule.level == "error")}
         for place, row in enumerate(rows):
             if row.batch > len(case.batches):
                 yield (*path, name, place, "batch"), f"there are {len(case.batches)} batches"

@@ -1,9 +1,10 @@
 """What a changed contract means for a table that was made with an earlier one. Pure: two contracts and some evidence.
 
 A change is ``free`` when the table that stands is the one that a rebuild would give, but for its metadata; a
-``rebuild`` when rows may differ; ``refused`` when the column that stands cannot hold the new type. A doubt is a
-rebuild. Types, names and rules are compared as the earlier contract would have said them, so that a rename or a wider
-type shows up once and not in each rule that mentions the column.
+``replay`` when it only decides which rows are good, so that no value of a row may differ; a ``rebuild`` when rows may
+differ; ``refused`` when the column that stands cannot hold the new type. A doubt is a rebuild. Types, names and rules
+are compared as the earlier contract would have said them, so that a rename or a wider type shows up once and not in
+each rule that mentions the column.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from lakehouse.contracts.semantics import semantics
 from lakehouse.core import names
 from lakehouse.core.types import DataType
 
-Verdict = Literal["free", "rebuild", "refused"]
-VERDICTS: tuple[Verdict, ...] = ("free", "rebuild", "refused")
+Verdict = Literal["free", "replay", "rebuild", "refused"]
+VERDICTS: tuple[Verdict, ...] = ("free", "replay", "rebuild", "refused")
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,15 @@ def only_adds(before: Table, after: Table) -> bool:
 
 def compare(before: Contract, after: Contract, name: str, evidence: Evidence) -> list[Change]:
     """Every difference that the rows or columns of a table may show, with its verdict, in the contract's order."""
-    comparison = _Comparison(before, after, name, evidence)
-    return list(comparison.changes())
+    found = list(_Comparison(before, after, name, evidence).changes())
+    if only_adds(before.tables[name], after.tables[name]):
+        return found
+    return [_not_alone(change) if change.verdict == "replay" else change for change in found]
+
+
+def _not_alone(change: Change) -> Change:
+    """A change of rules where columns changed too: the former rules cannot be said of the columns as they are now."""
+    return replace(change, verdict="rebuild", reason=change.reason or "columns changed with it")
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ class _Comparison:
         change = Change("column widened", name, str(former), str(column.type), "free")
         if self.evidence.refused(self._automatic(name, Automatic.of_type)):
             return replace(change, verdict="rebuild", reason="values that did not fit before are in quarantine")
-        using = [r.name for r in self.new.rules if r.level == "error" and computes_with(r.check, name)]
+        using = [r.name for r in self.new.all_rules if r.level == "error" and computes_with(r.check, name)]
         if using:
             return replace(change, verdict="rebuild", reason=f"rule {', '.join(using)} computes with it")
         return change
@@ -194,8 +202,10 @@ class _Comparison:
             change = Change(f"{field} of the {word}", name, _text(old[field]), _text(new[field]))
             if field == "type" and word == "column":
                 change = replace(change, verdict="refused")
-            elif field == "nullable" and new[field]:
-                change = self._unless_refused(change, self._automatic(name, Automatic.not_null))
+            elif field == "nullable":
+                change = replace(change, verdict="replay")
+                if new[field]:
+                    change = self._unless_refused(change, self._automatic(name, Automatic.not_null))
             yield change
 
     def _unless_refused(self, change: Change, rules: frozenset[str]) -> Change:
@@ -231,25 +241,27 @@ class _Comparison:
 
     def _rules(self) -> Iterator[Change]:
         old, new = (value["rules"] for value in self.values)
-        checks = {rule.name: rule.check for rule in self.new.rules}
-        former = {rule.name: rule.check for rule in self.old.rules}
+        checks = {rule.name: rule.check for rule in self.new.all_rules}
+        former = {rule.name: rule.check for rule in self.old.all_rules}
         for name in sorted({*old, *new}):
             if name not in new:
-                change = Change("rule removed", name, former[name])
+                change = Change("rule removed", name, former[name], verdict="replay")
                 yield self._unless_refused(change, frozenset({name}))
             elif name not in old:
                 passes = self.unseen and is_null_with(checks[name], self.unseen)
-                yield Change("rule added", name, "", checks[name], "free" if passes else "rebuild")
+                yield Change("rule added", name, "", checks[name], "free" if passes else "replay")
             elif old[name] != new[name]:
-                yield Change("rule changed", name, former[name], checks[name])
+                yield Change("rule changed", name, former[name], checks[name], "replay")
 
     def _settings(self) -> Iterator[Change]:
         old, new = self.values
         for field in sorted({*old, *new} - {"columns", "order", "rules", "source", "kind", "format"}):
             if old.get(field) != new.get(field):
                 change = Change(field.replace("_", " "), "", _text(old.get(field)), _text(new.get(field)))
-                if field == "future_allowance_hours" and new[field] > old[field]:
-                    change = self._unless_refused(change, frozenset({Automatic.FUTURE}))
+                if field == "future_allowance_hours":
+                    change = replace(change, verdict="replay")
+                    if new[field] > old[field]:
+                        change = self._unless_refused(change, frozenset({Automatic.FUTURE}))
                 yield change
 
     def _source(self) -> Iterator[Change]:

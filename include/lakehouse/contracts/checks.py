@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from zoneinfo import available_timezones
 
-from lakehouse.contracts import derive
+from lakehouse.contracts import derive, validity
 from lakehouse.contracts.expressions import ExpressionError
-from lakehouse.contracts.model import STRICTNESS, Column, Contract, Reference, Table
+from lakehouse.contracts.model import STRICTNESS, Column, Contract, Reference, Rule, Source, Table
 from lakehouse.contracts.partitions import parse_partition
 from lakehouse.contracts.yaml_lines import Path
 from lakehouse.core import names
@@ -50,6 +50,7 @@ def check_contract(contract: Contract) -> Findings:
         yield from _check_key(table, path)
         yield from _check_kind(contract, table, path)
         yield from _check_layout(table, path)
+        yield from _check_batch_rules(table, path)
         yield from _check_rules(table, path)
 
 
@@ -63,12 +64,15 @@ def _check_source(contract: Contract) -> Findings:
         yield Finding(("source",), "connector postgres needs the postgres block")
     elif (source.kind, source.format, source.pattern) != ("increment", "jsonl", ""):
         yield Finding(("source",), "connector postgres has kind increment, format jsonl and no pattern")
-    if source.timezone not in available_timezones():
-        yield Finding(
-            ("source", "timezone"), f"unknown zone {source.timezone!r}{_near(source.timezone, available_timezones())}"
-        )
+    yield from _check_zone(source.timezone)
     if source.csv.delimiter == source.csv.quote:
         yield Finding(("source", "csv"), "delimiter and quote are the same character")
+    if source.volume and source.volume.min_days > source.volume.days:
+        yield Finding(("source", "volume", "min_days"), "is more than days: nothing would ever be held")
+    yield from _check_source_columns(source)
+
+
+def _check_source_columns(source: Source) -> Findings:
     spelled: dict[str, str] = {}
     for column in source.columns:
         if column.lower() in spelled:
@@ -76,6 +80,11 @@ def _check_source(contract: Contract) -> Findings:
         spelled[column.lower()] = column
         if column != column.strip():
             yield Finding(("source", "columns", column), "begins or ends with a space")
+
+
+def _check_zone(zone: str) -> Findings:
+    if zone not in available_timezones():
+        yield Finding(("source", "timezone"), f"unknown zone {zone!r}{_near(zone, available_timezones())}")
 
 
 def _check_pattern(pattern: str) -> Findings:
@@ -110,6 +119,19 @@ def _check_columns(contract: Contract, table: Table, path: Path) -> Findings:
         for name, column in columns.items():
             yield from _check_expression(contract, name, column, (*path, part, name))
             yield from _check_format(column, (*path, part, name))
+            yield from _check_valid(table, name, column, (*path, part, name, "valid"))
+
+
+def _check_valid(table: Table, name: str, column: Column, path: Path) -> Findings:
+    wrong = validity.problems(column)
+    yield from (Finding((*path, field) if field else path, why) for field, why in wrong.items())
+    if wrong:
+        return
+    for rule, check, words in validity.checks(name, column):
+        try:
+            derive.compile_rule(table, Rule.model_construct(name=rule, check=check, description=words))
+        except ExpressionError as error:
+            yield from (Finding(path, problem) for problem in error.problems)
 
 
 def _check_renames(table: Table, path: Path) -> Findings:
@@ -293,7 +315,10 @@ def _check_partition(fields: Iterable[str], known: Mapping[str, DataType], path:
 
 
 def _check_rules(table: Table, path: Path) -> Findings:
-    automatic, seen = set(derive.rule_names(table)), set()
+    automatic = set(derive.rule_names(table))
+    seen = {name for column, spec in table.typed.items() for name, _, _ in _made(column, spec)}
+    for name in sorted(seen & automatic):
+        yield Finding(path, f"the name of rule {name!r}, made for a column, would stand twice")
     for place, rule in enumerate(table.rules):
         where = (*path, "rules", place)
         if rule.name in automatic:
@@ -305,6 +330,33 @@ def _check_rules(table: Table, path: Path) -> Findings:
             derive.compile_rule(table, rule)
         except ExpressionError as error:
             yield from (Finding((*where, "check"), problem) for problem in error.problems)
+
+
+def _check_batch_rules(table: Table, path: Path) -> Findings:
+    references = [reference.column for reference in table.references]
+    made = (rule for column, spec in table.typed.items() for rule, _, _ in _made(column, spec))
+    automatic = {*derive.rule_names(table), *made, *(rule.name for rule in table.rules)}
+    seen: set[str] = set()
+    for place, rule in enumerate(table.batch_rules):
+        where = (*path, "batch_rules", place)
+        if rule.name in seen | automatic:
+            yield Finding(where, f"the name of rule {rule.name!r} would stand twice")
+        seen.add(rule.name)
+        if rule.kind == "completeness":
+            yield from _check_known([rule.column], table.columns, (*where, "column"))
+        elif rule.kind == "uniqueness":
+            yield from _check_known(rule.columns, table.columns, (*where, "columns"))
+        elif rule.kind == "relationship":
+            yield from _check_known([rule.reference], references, (*where, "reference"))
+
+
+def _check_known(columns: Iterable[str], known: Iterable[str], path: Path) -> Findings:
+    yield from (Finding(path, f"unknown column {c!r}{_near(c, known)}") for c in columns if c not in known)
+
+
+def _made(name: str, column: Column) -> Iterator[tuple[str, str, str]]:
+    """The rules of a column's own checks; none where these are wrong, which is said by itself."""
+    return iter(()) if validity.problems(column) else validity.checks(name, column)
 
 
 def check_together(contracts: Mapping[str, Contract]) -> Iterator[tuple[str, Finding]]:

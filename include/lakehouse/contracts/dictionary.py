@@ -118,7 +118,7 @@ def _silver(contract: Contract, name: str, table: Table, users: list[str]) -> li
     if users:
         lines.append(f"- referred to by {_codes(users)}")
     lines += ["", *_table(("column", "type", "null", "history", "class", "description"), _columns(table))]
-    rules = [(rule.name, f"`{_cell(rule.check)}`", rule.level, rule.description) for rule in table.rules]
+    rules = [(rule.name, f"`{_cell(rule.check)}`", rule.level, rule.description) for rule in table.all_rules]
     return lines + (_table(("rule", "check", "level", "description"), rules) if rules else [])
 
 

@@ -5,12 +5,14 @@ A dataset is one source and the silver tables that are made of it. Every model i
 
 from __future__ import annotations
 
+from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from lakehouse.contracts.partitions import PARTITION_SCHEMA, parse_partition
+from lakehouse.contracts.validity import checks
 from lakehouse.core.names import TableName
 from lakehouse.core.types import DataType
 
@@ -68,6 +70,18 @@ class PostgresSource(Model):
     order_by: Identifier = Field(description="A column that orders the rows of the feed, such as its serial number.")
 
 
+class Volume(Model):
+    """How many rows a batch may have, seen from the batches closest to it in time.
+
+    A batch is held whose number of rows is further from their median than so many deviations. The deviation is the
+    median absolute one (times 1.4826, as that of a normal distribution), both of logarithms.
+    """
+
+    days: int = Field(28, ge=3, le=1000, description="How many batches a batch is compared with.")
+    min_days: int = Field(14, ge=2, le=1000, description="Nothing is held while fewer batches than these are known.")
+    deviations: float = Field(6, gt=0, description="How many deviations from the median are allowed.")
+
+
 class Source(Model):
     """Where the data comes from and how its batches relate to each other."""
 
@@ -80,7 +94,36 @@ class Source(Model):
     csv: CsvOptions = CsvOptions()
     postgres: PostgresSource | None = None
     timezone: str = Field("UTC", description="Zone of timestamps that state none.")
+    drift: Literal["allow", "warn", "block"] = Field(
+        "warn",
+        description="What to do with a batch whose columns are not those listed: take it, say so, or hold it.",
+    )
+    volume: Volume | None = Field(None, description="Hold batches with far more or fewer rows than is usual.")
     columns: dict[SourceColumnName, SourceColumn] = Field(min_length=1)
+
+
+def _to_text(value: object) -> object:
+    """What YAML reads as a number or a date, as text again."""
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Constant = Annotated[
+    str, BeforeValidator(_to_text), WithJsonSchema({"type": ["string", "number"], "examples": [0, "2009-01-01", "GBP"]})
+]
+
+
+class Validity(Model):
+    """What values a column may have; null passes. Each check is a row rule: ``<column>_range``, ``_values``, …"""
+
+    min: Constant | None = Field(None, description="The least valid value.")
+    max: Constant | None = Field(None, description="The greatest valid value.")
+    values: tuple[Constant, ...] = Field((), description="All valid values.")
+    pattern: str = Field("", description="Regular expression of Java that is found in the text; ^ and $ bind it.")
+    min_length: int | None = Field(None, ge=0, description="The least number of characters.")
+    max_length: int | None = Field(None, ge=0, description="The greatest number of characters.")
+    level: Literal["error", "warn"] = "error"
 
 
 class Column(Model):
@@ -92,6 +135,7 @@ class Column(Model):
     expression: str = Field("", description="Spark SQL over the source's columns; default: the column of that name.")
     format: str = Field("", description="Pattern of a date or timestamp, as in yyyy-MM-dd HH:mm:ss.")
     nullable: bool = True
+    valid: Validity | None = Field(None, description="What values it may have.")
     history: Literal[0, 1, 2, 3] | None = Field(None, description="Dimension columns only: the SCD type; default 2.")
     null: Literal["value", "not_observed"] = Field("value", description="What a null says about the column's value.")
     declassified: str = Field("", description="Why the class may be laxer than that of the source's columns.")
@@ -105,6 +149,101 @@ class Rule(Model):
     description: str = Field(min_length=3)
     check: str
     level: Literal["error", "warn"] = "error"
+
+
+class BatchRule(Model):
+    """A rule over a batch: what it says of the rows that passed the row rules, as a whole.
+
+    A batch that fails one is held (``error``) or reported (``warn``); none of its rows goes to quarantine for it.
+    """
+
+    level: Literal["error", "warn"] = "error"
+
+    def passes(self, checked: int, failed: int) -> bool:
+        """Whether a batch is as the rule wants it, of which so many rows were looked at and so many fail."""
+        return failed == 0
+
+
+class ShareRule(BatchRule):
+    """A rule that a share of the rows may fail."""
+
+    min_share: float = Field(1, gt=0, le=1, description="The least share of rows that pass.")
+
+    def passes(self, checked: int, failed: int) -> bool:
+        """Whether enough rows pass."""
+        return checked - failed >= self.min_share * checked
+
+
+class Completeness(ShareRule):
+    """A column has a value in at least this share of the rows."""
+
+    kind: Literal["completeness"]
+    column: Identifier
+
+    @property
+    def name(self) -> str:
+        """The rule's name in results."""
+        return f"{self.column}_completeness"
+
+    @property
+    def words(self) -> str:
+        """What it asks for."""
+        return f"{self.column} has a value in at least {self.min_share:.2%} of the rows."
+
+
+class Uniqueness(BatchRule):
+    """No two rows agree in these columns; rows with a null in them are not compared."""
+
+    kind: Literal["uniqueness"]
+    columns: tuple[Identifier, ...] = Field(min_length=1)
+
+    @property
+    def name(self) -> str:
+        """The rule's name in results."""
+        return f"{'_'.join(self.columns)}_uniqueness"
+
+    @property
+    def words(self) -> str:
+        """What it asks for."""
+        return f"No two rows have the same {', '.join(self.columns)}."
+
+
+class Relationship(ShareRule):
+    """At least this share of the rows that refer to a dimension refer to a member that it has."""
+
+    kind: Literal["relationship"]
+    reference: Identifier = Field(description="The column of one of the table's references.")
+
+    @property
+    def name(self) -> str:
+        """The rule's name in results."""
+        return f"{self.reference}_relationship"
+
+    @property
+    def words(self) -> str:
+        """What it asks for."""
+        return f"At least {self.min_share:.2%} of the rows with a {self.reference} find their member."
+
+
+class Timeliness(BatchRule):
+    """The batch landed within this time after its day had ended."""
+
+    kind: Literal["timeliness"]
+    within: Duration
+    level: Literal["error", "warn"] = "warn"
+
+    @property
+    def name(self) -> str:
+        """The rule's name in results."""
+        return "timeliness"
+
+    @property
+    def words(self) -> str:
+        """What it asks for."""
+        return f"The batch landed within {self.within} after its day had ended."
+
+
+AnyBatchRule = Annotated[Completeness | Uniqueness | Relationship | Timeliness, Field(discriminator="kind")]
 
 
 class TieBreaker(Model):
@@ -148,6 +287,9 @@ class Table(Model):
     partition: tuple[PartitionField, ...] = ()
     sort: tuple[Identifier, ...] = ()
     rules: tuple[Rule, ...] = ()
+    batch_rules: tuple[AnyBatchRule, ...] = Field(
+        (), description="Rules over all rows of a batch: completeness, uniqueness, relationship, timeliness."
+    )
 
     occurrence: bool = Field(False, description="Facts: number identical lines of a unit; part of the key.")
     references: tuple[Reference, ...] = ()
@@ -158,6 +300,9 @@ class Table(Model):
     future_allowance: Duration = Field("1d", description="Effective times later than landing plus this: quarantined.")
     max_close_share: float = Field(
         0.5, gt=0, le=1, description="Dimensions of full snapshots: hold one that would close more than this share."
+    )
+    max_quarantined_share: float = Field(
+        1, gt=0, le=1, description="Hold a batch of which more than this share of rows would go to quarantine."
     )
     late_horizon: Duration | None = Field(
         None, description="Dimensions: how long observations are kept in bronze; later ones are refused."
@@ -173,6 +318,22 @@ class Table(Model):
     def typed(self) -> dict[str, Column]:
         """Published columns and those that only order observations."""
         return {**self.columns, **self.order}
+
+    @cached_property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """The rules of the columns, and then those that the contract spells out."""
+        made = [
+            Rule.model_construct(name=rule, check=sql, description=words, level=column.valid.level)
+            for name, column in self.typed.items()
+            if column.valid
+            for rule, sql, words in checks(name, column)
+        ]
+        return (*made, *self.rules)
+
+    @property
+    def complete_columns(self) -> list[str]:
+        """The columns whose nulls are counted, since a rule asks for a share of values."""
+        return [rule.column for rule in self.batch_rules if rule.kind == "completeness"]
 
     @cached_property
     def attributes(self) -> dict[str, Column]:

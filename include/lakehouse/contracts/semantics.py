@@ -26,7 +26,7 @@ def semantics(contract: Contract, table: str) -> dict[str, Any]:
         "columns": {name: _column(contract, definition, name) for name in definition.columns},
         "key": list(definition.key),
         "rules": {
-            rule.name: derive.compile_rule(definition, rule) for rule in definition.rules if rule.level == "error"
+            rule.name: derive.compile_rule(definition, rule) for rule in definition.all_rules if rule.level == "error"
         },
         **(_fact(definition) if definition.kind == "fact" else _dimension(contract, definition)),
     }
@@ -41,6 +41,20 @@ def fingerprint(semantics: dict[str, Any]) -> str:
 def table_fingerprint(contract: Contract, table: str) -> str:
     """The fingerprint of a table's semantics."""
     return fingerprint(semantics(contract, table))
+
+
+def limits_of(contract: Contract, table: str) -> str:
+    """The limits that batches of a table are judged by, as canonical JSON: what is held by others is judged anew."""
+    source, definition = contract.source, contract.tables[table]
+    limits: dict[str, Any] = {
+        "close": definition.max_close_share,
+        "quarantined": definition.max_quarantined_share,
+        "drift": source.drift == "block",
+        "volume": source.volume and source.volume.model_dump(mode="json"),
+    }
+    rules = [rule.model_dump(mode="json") for rule in definition.batch_rules if rule.level == "error"]
+    limits |= {"rules": rules} if rules else {}
+    return json.dumps(limits, sort_keys=True, separators=(",", ":"))
 
 
 def _source(contract: Contract) -> dict[str, Any]:

@@ -73,8 +73,8 @@ class TransientError(LakehouseError):
     is_retryable = True
 
 
-class SnapshotsHeld(LakehouseError):
-    """A rule holds snapshots back; everything else was taken."""
+class BatchesHeld(LakehouseError):
+    """A rule holds batches back; everything else was taken."""
 
     exit_code = 9
 

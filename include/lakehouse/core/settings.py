@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     s3_access_key_id: str = ""
     s3_secret_access_key: SecretStr = SecretStr("")
+    s3_timeout_seconds: int = Field(
+        60,
+        ge=3,
+        description="How long S3 may leave a request without a whole answer, tries included, before it counts as away.",
+    )
     landing_bucket: str = "landing"
     warehouse_bucket: str = "warehouse"
 
@@ -47,6 +52,9 @@ class Settings(BaseSettings):
     catalog_database: str = "lakehouse_catalog"
     catalog_user: str = "lakehouse_transform"
     catalog_password: SecretStr = SecretStr("")
+    catalog_timeout_seconds: int = Field(
+        60, ge=1, description="How long the catalog may leave Spark without an answer before it counts as away."
+    )
     reader_user: str = "lakehouse_reader"
     reader_password: SecretStr = SecretStr("")
     connections: dict[str, SecretStr] = Field(

@@ -65,7 +65,9 @@ class _Restamp:
         fingerprint = table_fingerprint(self.contract, self.name)
         if stamp is None or stamp.fingerprint == fingerprint:
             return None  # another run was there first
-        stamp = replace(stamp, attempt=attempt, fingerprint=fingerprint, baseline=self._baseline(stamp))
+        # Without the limits that it was held by, what is held is judged anew: a rule that is gone may have held it.
+        baseline = self._baseline(stamp)
+        stamp = replace(stamp, attempt=attempt, fingerprint=fingerprint, baseline=baseline, limits="")
         return _Restamped(self.contract.silver_table(self.name), stamp)
 
     def _baseline(self, stamp: Stamp) -> Baseline | None:

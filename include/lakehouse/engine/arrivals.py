@@ -85,6 +85,11 @@ class _Arriving:
         few = F.broadcast(keys) if keys.count() <= _BROADCAST else keys
         return located(self.target).join(few, names.KEY, "left_semi").localCheckpoint()
 
+    def rejudged(self) -> list[DataFrame]:
+        """Keys of rows that were good and no longer are, or the other way round."""
+        found = self.intake.rejudged
+        return [] if found is None or found.keys is None else [found.keys]
+
     def one_sided(self, removed: frozenset[int], added: frozenset[int]) -> DataFrame:
         """Rows that only the removed or only the added batches have: a corrected file repeats most of its rows."""
         rows = self.silver.typed(removed | added).where(f"{names.KEY} IS NOT NULL")
@@ -102,7 +107,7 @@ class _Rows(_Arriving):
     def arrivals(self) -> Arrivals:
         arrived, gone = self._observed()
         found = moments(arrived, self.table).localCheckpoint()
-        late = [gone] if gone is not None else []
+        late = [*self.rejudged(), *([gone] if gone is not None else [])]
         present = self.rows_of(_union([found.select(names.KEY), *late]).distinct().localCheckpoint())
         if self.intake.since:
             late.append(found.where(F.col(EFFECTIVE) <= F.lit(self.intake.since).cast("timestamp")))
@@ -124,7 +129,7 @@ class _Snapshots(_Arriving):
     """Full snapshots: a key's absence is an observation, and a row that says what stands says nothing new."""
 
     def arrivals(self) -> Arrivals:
-        late = [*self._replaced(), *self._withdrawn(), *self._inserted()]
+        late = [*self.rejudged(), *self._replaced(), *self._withdrawn(), *self._inserted()]
         fresh = self._fresh()
         if len(fresh) == 1:
             compared = compare(self.target, self.silver, fresh[0], self.intake.rows.get(fresh[0][0], 0))

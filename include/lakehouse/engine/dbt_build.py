@@ -12,8 +12,9 @@ import yaml
 from pyspark.sql import SparkSession
 
 from lakehouse.contracts.model import Contract
-from lakehouse.core.errors import GateFailed, LakehouseError
+from lakehouse.core.errors import GateFailed, LakehouseError, TransientError
 from lakehouse.core.settings import Settings
+from lakehouse.engine.spark_errors import is_passing
 from lakehouse.engine.tables import silver_columns
 
 _ANSI = "spark.sql.ansi.enabled"
@@ -108,7 +109,11 @@ def _invoke(settings: Settings, arguments: Sequence[str]) -> None:
 def _failed(results: Sequence[Any]) -> LakehouseError:
     failed = [r for r in results if r.status not in ("success", "pass", "warn", "skipped")]
     lines = "; ".join(f"{r.node.name}: {_said(r)}" for r in failed) or "dbt did not say why"
-    kind = GateFailed if failed and all(r.status == "fail" for r in failed) else MartsBroken
+    kind: type[LakehouseError] = MartsBroken
+    if failed and all(r.status == "fail" for r in failed):
+        kind = GateFailed
+    elif failed and all(is_passing(r.message or "") for r in failed):
+        kind = TransientError  # a server was away, or the reply to a commit on the branch was lost
     return kind(
         f"the marts were not published: {lines}",
         where="gold, " + ", ".join(sorted({r.node.original_file_path for r in failed})),

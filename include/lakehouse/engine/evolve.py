@@ -22,11 +22,20 @@ def evolve_table(
 ) -> bool:
     """Alter a table and record the contract that its next rows stand on. Returns whether anything was to do.
 
-    Raises ContractError, with nothing done, where a column would have to be replaced and may not be.
+    An alteration whose reply is lost is answered by a conflict, and cannot be said twice: where the table shows that it
+    was done, the rest goes on. Raises ContractError, with nothing done, where a column would have to be replaced and
+    may not be.
     """
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PySparkException
+
     statements = list(_statements(table, spec, now, may_replace))
     for statement in statements:
-        spark.sql(statement)
+        try:
+            spark.sql(statement)
+        except (PySparkException, Py4JJavaError):
+            if statement in _statements(table.refresh(), spec, now, may_replace):
+                raise
     return bool(statements)
 
 

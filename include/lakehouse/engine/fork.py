@@ -9,9 +9,7 @@ update, with a metadata file that says again what stood before, takes it back.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,15 +20,14 @@ from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG
 from lakehouse.engine.alter import former_name
+from lakehouse.engine.pointer import Document, fork_name, read_document, swap, write_document
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.tables import METRICS_PROPERTY, qualified
-from lakehouse.ledger.watermark import load_table, reaching
+from lakehouse.ledger.watermark import load_table
 
 REBUILD_PROPERTY = "lakehouse.rebuild"
 _GUARD = "gc.enabled"  # expiring snapshots of a fork would delete the table's own files
 _LAYOUT = ("current-schema-id", "default-spec-id", "default-sort-order-id")
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,6 @@ class Fork:
     base: str
     base_snapshot: int
     computed: str = ""
-
-
-def fork_name(table: TableName) -> TableName:
-    """The one name of a table's fork: a second preparation takes the place of the first."""
-    return TableName("ops", "rebuild_" + hashlib.sha256(str(table).encode()).hexdigest()[:16])
 
 
 def make_fork(lake: Lake, table: TableName) -> Fork:
@@ -88,15 +80,6 @@ def drop_fork(lake: Lake, fork: TableName) -> None:
     lake.spark.sql(f"DROP TABLE IF EXISTS {qualified(fork)}")
 
 
-@dataclass(frozen=True)
-class Swap:
-    """A pointer that moves: from the metadata file that is expected to the one that was written."""
-
-    table: TableName
-    was: str
-    becomes: str
-
-
 def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> None:
     """Make tables what their forks are: all at once. Needs the locks of the tables.
 
@@ -108,14 +91,15 @@ def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> Non
         loaded = load_table(lake.catalog, fork.name)
         if loaded is None or loaded.metadata_location != fork.computed:
             raise _replaced(fork)
-        base = _document(lake, fork.base)
+        base = read_document(lake.catalog, fork.base)
         snapshot = loaded.current_snapshot()
         note = _note(base, fork.base_snapshot, snapshot.snapshot_id if snapshot else 0, attempt, now)
-        document = _document(lake, loaded.metadata_location)
-        swaps.append(_write(lake, fork.table, fork.base, loaded.metadata_location, _entered(document, base, note)))
-    failpoint("rebuild.before_swap")
-    _swap(lake, swaps)
-    failpoint("rebuild.after_swap")
+        document = read_document(lake.catalog, loaded.metadata_location)
+        entered, source = _entered(document, base, note), loaded.metadata_location
+        swaps.append(write_document(lake.catalog, fork.table, fork.base, source, entered))
+    failpoint("rebuild.before_swap", *(fork.table for fork in forks))
+    swap(lake.catalog, swaps, _moved)
+    failpoint("rebuild.after_swap", *(fork.table for fork in forks))
 
 
 def _entered(document: Document, base: Document, note: str) -> Document:
@@ -151,10 +135,10 @@ def take_back(lake: Lake, tables: Sequence[TableName], now: datetime) -> None:
                 untouched=f"{table}",
                 todo="bring it back from a backup, or correct the contract and rebuild again",
             )
-        document = _document(lake, loaded.metadata_location)
+        document = read_document(lake.catalog, loaded.metadata_location)
         at = loaded.metadata_location
-        swaps.append(_write(lake, table, at, at, _taken_back(document, note, now)))
-    _swap(lake, swaps)
+        swaps.append(write_document(lake.catalog, table, at, at, _taken_back(document, note, now)))
+    swap(lake.catalog, swaps, _moved)
 
 
 def _taken_back(document: Document, note: Mapping[str, Any], now: datetime) -> Document:
@@ -189,53 +173,6 @@ def _former_schema(document: Document, number: int) -> Document:
     kept = [{**known[number], "name": former_name(number), "required": False} for number in sorted(needed)]
     added = {**former, "schema-id": max(schemas) + 1, "fields": [*former["fields"], *kept]}
     return {"schemas": [*document["schemas"], added], "current-schema-id": added["schema-id"]}
-
-
-def _document(lake: Lake, location: str) -> Document:
-    """A metadata file as it stands: what PyIceberg's model doesn't know would be lost in it."""
-    with reaching("read table metadata"), _io(lake).new_input(location).open() as stream:
-        document: Document = json.loads(stream.read())
-    return document
-
-
-def _write(lake: Lake, table: TableName, was: str, source: str, document: Document) -> Swap:
-    folder, _, name = source.rpartition("/")
-    location = f"{folder}/{int(name.split('-')[0]) + 1:05d}-{uuid.uuid4()}.metadata.json"
-    entry = {"timestamp-ms": document["last-updated-ms"], "metadata-file": source}
-    log = [*document.get("metadata-log", []), entry]
-    with reaching("write table metadata"), _io(lake).new_output(location).create() as stream:
-        stream.write(json.dumps({**document, "metadata-log": log}).encode())
-    return Swap(table, was, location)
-
-
-def _io(lake: Lake) -> Any:
-    from pyiceberg.io import load_file_io
-
-    return load_file_io(lake.catalog.properties)
-
-
-def _swap(lake: Lake, swaps: Sequence[Swap]) -> None:
-    """Move all pointers in one transaction, or none."""
-    from sqlalchemy import text
-
-    statement = text(
-        "UPDATE iceberg_tables SET metadata_location = :becomes, previous_metadata_location = :was WHERE catalog_name "
-        "= :catalog AND table_namespace = :namespace AND table_name = :name AND metadata_location = :was"
-    )
-    with reaching("publish a rebuild"), lake.catalog.engine.begin() as connection:
-        for swap in swaps:
-            values = {"catalog": CATALOG, "namespace": swap.table.namespace, "name": swap.table.name}
-            found = connection.execute(statement, {**values, "was": swap.was, "becomes": swap.becomes})
-            if found.rowcount != 1:
-                raise _moved(swap.table)
-    for swap in swaps:
-        loaded = load_table(lake.catalog, swap.table)
-        if loaded is None or loaded.metadata_location != swap.becomes:
-            raise IntegrityError(
-                f"the rebuild of {swap.table} was acknowledged and is not what stands",
-                where=f"expected {swap.becomes}, found {loaded.metadata_location if loaded else 'nothing'}",
-                todo="stop all writers of the table and compare both metadata files",
-            )
 
 
 def _replaced(fork: Fork) -> ConcurrentCommit:

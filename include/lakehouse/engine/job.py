@@ -1,7 +1,7 @@
 """What the programs under ``spark_jobs/`` share: arguments in, one session, one line of JSON out.
 
 The same reports as ``lakehouse run --json`` prints, and the same exit codes: that of the gravest error, else the one
-that says that a rule holds snapshots back, else 0.
+that says that a rule holds batches back, else 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
-from lakehouse.core.errors import LakehouseError, SettingsError, SnapshotsHeld
+from lakehouse.core.errors import BatchesHeld, LakehouseError, SettingsError
 from lakehouse.core.settings import Settings, load_settings
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.report import TableReport
@@ -29,7 +29,7 @@ Verb = Callable[[Lake, Sequence[Contract], int | None], RunResult]
 
 @dataclass(frozen=True)
 class Program:
-    """One verb as a program. ``is_bounded``: it knows ``--max-batches``. ``is_judging``: it may hold snapshots back."""
+    """One verb as a program. ``is_bounded``: it knows ``--max-batches``. ``is_judging``: it may hold batches back."""
 
     name: str
     description: str
@@ -51,7 +51,7 @@ class Program:
         errors = [{"error": type(error).__name__, "message": str(error)} for error in result.errors]
         tables, holds = [report.to_json() for report in result.reports], [hold.to_json() for hold in held]
         print(json.dumps({"tables": tables, "errors": errors, "held": holds}, default=str))
-        return max((error.exit_code for error in result.errors), default=SnapshotsHeld.exit_code if held else 0)
+        return max((error.exit_code for error in result.errors), default=BatchesHeld.exit_code if held else 0)
 
     def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         parser = argparse.ArgumentParser(f"{self.name}.py", description=self.description)

@@ -2,6 +2,9 @@
 
 It keeps order among writers. The fence against a writer that only seems dead is the fast-forward from the recorded
 base (:mod:`lakehouse.engine.publish`).
+
+A server that is gone, or does not answer, ends the writer: nobody may go on as if it held a lock that it cannot see.
+The other way round, a server that no longer hears of a holder frees its lock within a minute.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import tenacity
@@ -19,11 +24,22 @@ import tenacity
 from lakehouse.core.errors import TableBusy, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
+from lakehouse.ledger.watermark import refused_login
+
+LOCKS_OF = (
+    "SELECT (l.classid::bigint << 32) | l.objid::bigint, a.pid, a.application_name FROM pg_locks l "
+    "JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted "
+    "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+"""The number, the backend and the holder of each lock that is held."""
 
 
 def lock_number(table: TableName) -> int:
     """The advisory lock's number: 64 bits of a hash of the table's name."""
     return int.from_bytes(hashlib.sha256(f"lakehouse:{table}".encode()).digest()[:8], "big", signed=True)
+
+
+_KEEPALIVE: Mapping[str, Any] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 @dataclass(frozen=True)
@@ -32,18 +48,44 @@ class HeldLocks:
 
     connection: psycopg.Connection
     tables: tuple[TableName, ...]
+    timeout_seconds: float
 
     def check(self) -> None:
-        """Raise :class:`TransientError` when the locks were lost with their connection."""
-        try:
-            self.connection.execute("SELECT 1")
-        except psycopg.Error as error:
-            raise TransientError(
-                "the connection that holds the lock was lost",
-                where=f"{', '.join(map(str, self.tables))}: {error}".strip(),
-                untouched="main; the attempt's branch is cleaned up by the next run",
-                todo="run again; what was pending is still pending",
-            ) from None
+        """Raise :class:`TransientError` unless the server says, in time, that this connection has all the locks."""
+        with _answering(self.connection, self.tables, self.timeout_seconds):
+            row = self.connection.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
+            ).fetchone()
+        if row is None or row[0] < len(set(self.tables)):
+            raise _lost(self.tables, "the server has released it")
+
+
+@contextmanager
+def _answering(connection: psycopg.Connection, tables: Sequence[TableName], seconds: float) -> Iterator[None]:
+    """Raise :class:`TransientError` where the server is gone, or does not answer in time."""
+    timer = threading.Timer(seconds, _hang_up, [connection.fileno()])
+    timer.start()
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _lost(tables, str(error)) from None
+    finally:
+        timer.cancel()
+
+
+def _hang_up(descriptor: int) -> None:
+    """End a connection under whoever waits for an answer on it: psycopg itself would wait for ever."""
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        same.shutdown(socket.SHUT_RDWR)
+
+
+def _lost(tables: Sequence[TableName], why: str) -> TransientError:
+    return TransientError(
+        "the connection that holds the lock was lost",
+        where=f"{', '.join(map(str, tables))}: {' '.join(why.split())}",
+        untouched="main; the attempt's branch is cleaned up by the next run",
+        todo="run again; what was pending is still pending",
+    )
 
 
 @contextmanager
@@ -53,8 +95,19 @@ def table_locks(settings: Settings, tables: Sequence[TableName], *, wait_seconds
     connection = _connect(settings)
     try:
         for table in ordered:
-            _acquire(connection, table, wait_seconds)
-        yield HeldLocks(connection, ordered)
+            with _answering(connection, [table], wait_seconds + settings.catalog_timeout_seconds):
+                _acquire(connection, table, wait_seconds)
+        yield HeldLocks(connection, ordered, settings.catalog_timeout_seconds)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[psycopg.Connection]:
+    """A connection that looks at locks and holds none."""
+    connection = _connect(settings)
+    try:
+        yield connection
     finally:
         connection.close()
 
@@ -69,11 +122,13 @@ def _connect(settings: Settings) -> psycopg.Connection:
             password=settings.catalog_password.get_secret_value(),
             application_name=f"lakehouse-lock {socket.gethostname()}:{os.getpid()}",
             connect_timeout=10,
-            keepalives_idle=30,
+            **_KEEPALIVE,
+            # The server asks too: the lock of a machine that is gone would stand for hours.
+            options=" ".join(f"-c tcp_{name}={value}" for name, value in _KEEPALIVE.items()),
             autocommit=True,
         )
     except psycopg.OperationalError as error:
-        raise TransientError(
+        raise refused_login(str(error)) or TransientError(
             "the catalog database cannot be reached",
             where=f"{settings.postgres_host}:{settings.postgres_port}: {str(error).splitlines()[0]}",
             untouched="everything; nothing was written",

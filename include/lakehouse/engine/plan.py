@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lakehouse.contracts.changes import Change, Verdict, compare, verdict_of
 from lakehouse.contracts.model import Contract
 from lakehouse.contracts.semantics import table_fingerprint
-from lakehouse.core.errors import ContractError
+from lakehouse.core.errors import ContractError, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.engine.alter import LiveTable, alterations
 from lakehouse.engine.evolve import next_generation
@@ -39,6 +39,11 @@ class TablePlan:
     def verdict(self) -> Verdict:
         """The gravest of its changes."""
         return verdict_of(self.changes)
+
+    @property
+    def command(self) -> str:
+        """What brings the table to its contract where a run does not."""
+        return f"lakehouse {'replay' if self.verdict == 'replay' else 'rebuild'} {self.table}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -88,7 +93,10 @@ def silver_plan(catalog: Catalog, store: ObjectStore, contract: Contract, name: 
     said = {(change.what.split()[-1], change.subject) for change in rows}
     kinds = ("description", "classified", "order", "partitioning", "sort")
     more = [c for c in _metadata_changes(table, spec) if (c.what.split()[-1], c.subject) not in said]
-    if verdict_of(rows) != "free":  # a rebuild replaces columns; what it would do is said by the changes above
+    if verdict_of(rows) not in (
+        "free",
+        "replay",
+    ):  # a rebuild replaces columns; what it would do is said by the changes above
         more = [change for change in more if change.what.startswith(kinds)]
     return TablePlan(target, (*rows, *more), is_trimmed=head_of(table).baseline is not None)
 
@@ -121,6 +129,29 @@ def _at_baseline(change: Change, baseline: Baseline) -> Change:
     return replace(change, verdict="refused", reason=f"{change.reason}; {text}" if change.reason else text)
 
 
+def replay_plan(catalog: Catalog, store: ObjectStore, contract: Contract, name: str) -> TablePlan:
+    """What a table's contract changed since its rows were judged: nothing, what is free, or row rules.
+
+    Raises :class:`SettingsError` where there is no table yet, and :class:`ContractError` where more than row rules
+    changed, or where rows that are to be judged were trimmed from bronze.
+    """
+    found = silver_plan(catalog, store, contract, name)
+    if found.is_new:
+        raise SettingsError(f"there is no table {found.table} to replay yet", todo="`lakehouse run` makes it")
+    if found.verdict in ("free", "replay"):
+        return found
+    what, todo = "more than its row rules changed", f"run `{found.command}` to make it anew from bronze"
+    if found.is_trimmed:
+        what, todo = "rows that count were trimmed from bronze", "take the change back"
+    lines = [f"  {change.verdict}: {change.render()}" for change in found.changes if change.verdict != "free"]
+    raise ContractError(
+        f"{found.table} cannot be judged anew, since {what}:\n" + "\n".join(lines),
+        where=contract.name,
+        untouched=f"{found.table} and its quarantine",
+        todo=todo,
+    )
+
+
 def require_free(plans: Sequence[TablePlan], contract: Contract, folder: Path) -> None:
     """Raise ContractError where a table cannot go on with the contract as it is; lists every such change."""
     from lakehouse.contracts.load import shown
@@ -134,8 +165,8 @@ def require_free(plans: Sequence[TablePlan], contract: Contract, folder: Path) -
         for change in one.changes
         if change.verdict != "free"
     ]
-    tables = " and ".join(f"`lakehouse rebuild {one.table}`" for one in stuck if not one.is_trimmed)
-    todo = f"run {tables} to make it anew from bronze, or take the change back; `lakehouse plan` shows all"
+    tables = " and ".join(f"`{one.command}`" for one in stuck)
+    todo = f"run {tables} to judge or make it anew from bronze, or take the change back; `lakehouse plan` shows all"
     if any(one.is_trimmed for one in stuck):
         todo = "take the change back: a table whose source was trimmed cannot be made anew; `lakehouse plan` shows all"
     raise ContractError(

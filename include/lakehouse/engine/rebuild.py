@@ -7,7 +7,7 @@ fails when the table changed meanwhile.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -70,7 +70,7 @@ def prepare_rebuild(lake: Lake, contract: Contract, name: str) -> Prepared:
     evolve_bronze(lake, contract)
     specs = [silver_spec(contract, name), quarantine_spec(contract, name)]
     create_missing(lake, specs)
-    forks = tuple(_fork(lake, spec) for spec in specs)
+    forks = tuple(fork_table(lake, spec) for spec in specs)
     silver = Silver(lake, contract, name, through, {fork.table: fork.name for fork in forks})
     try:
         report = run_silver(silver, rebuild=True)
@@ -81,7 +81,7 @@ def prepare_rebuild(lake: Lake, contract: Contract, name: str) -> Prepared:
         forks = tuple(seal(lake, fork) for fork in forks)
         difference = compare_tables(lake, contract, name, forks[0].name)
     except BaseException:
-        _drop(lake, forks)
+        drop_forks(lake, forks)
         raise
     before = lake.table(specs[1].name).count()
     return Prepared(contract, name, forks, replace(report, table=specs[0].name), difference, before)
@@ -95,7 +95,8 @@ def _through(lake: Lake, contract: Contract, name: str) -> int:
     return read_head(lake.catalog, contract.bronze_table).consumed(contract.name).through
 
 
-def _fork(lake: Lake, spec: TableSpec) -> Fork:
+def fork_table(lake: Lake, spec: TableSpec) -> Fork:
+    """A fork of a table that stands, with the columns and layout of its spec."""
     fork = make_fork(lake, spec.name)
     loaded = load_table(lake.catalog, fork.name)
     if loaded is None:
@@ -110,16 +111,17 @@ def publish_rebuild(lake: Lake, prepared: Prepared) -> int:
     with table_locks(lake.settings, [fork.table for fork in prepared.forks]) as locks:
         locks.check()
         enter(lake, prepared.forks, uuid.uuid4().hex[:16], lake.clock.now())
-    _drop(lake, prepared.forks)
+    drop_forks(lake, prepared.forks)
     return read_head(lake.catalog, prepared.table).snapshot_id or 0
 
 
 def drop_rebuild(lake: Lake, prepared: Prepared) -> None:
     """Forget what was prepared."""
-    _drop(lake, prepared.forks)
+    drop_forks(lake, prepared.forks)
 
 
-def _drop(lake: Lake, forks: tuple[Fork, ...]) -> None:
+def drop_forks(lake: Lake, forks: Iterable[Fork]) -> None:
+    """Forget forks, unless another preparation took their place."""
     for fork in forks:
         forget(lake, fork)
 

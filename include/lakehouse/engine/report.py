@@ -12,12 +12,34 @@ if TYPE_CHECKING:
     from lakehouse.engine.dimension import Written
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Rows that went to quarantine for one rule, and where the first of them came from.
+
+    A place is a file and a record, from 1, and tells nothing of what the row says. ``line`` is None where the format
+    has none.
+    """
+
+    rule: str
+    words: str
+    rows: int
+    file: str
+    record: int
+    line: int | None
+
+    @property
+    def place(self) -> str:
+        """The first row, as a person finds it."""
+        return f"{self.file}, {f'line {self.line}' if self.line else f'record {self.record:,}'}"
+
+
 @dataclass
 class TableReport:
     """One table in one run. Rows of the source are counted by what became of them; the sum is ``received``.
 
     ``ties`` counts moments of a key for which different observations were ranked; ``beyond_horizon`` the quarantined
-    rows that came too late, before the ``horizon`` of the table's baseline.
+    rows that came too late, before the ``horizon`` of the table's baseline; ``drifted`` the rows of records that did
+    not have the contract's columns; ``refusals`` has the rules behind ``quarantined``, each with its first row.
     """
 
     table: TableName
@@ -41,7 +63,9 @@ class TableReport:
     seconds: float = 0.0
     note: str = ""
     beyond_horizon: int = 0
+    drifted: int = 0
     horizon: str = ""
+    refusals: list[Refusal] = field(default_factory=list)
 
     def written(self, by: Written) -> None:
         """Take over what a pass did to a dimension."""

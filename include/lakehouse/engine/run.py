@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from threading import Thread
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
@@ -14,6 +15,7 @@ from lakehouse.core.settings import Settings
 from lakehouse.engine.adopt import adopt_contract
 from lakehouse.engine.bronze import BronzeJob
 from lakehouse.engine.gold import Marts, run_gold
+from lakehouse.engine.ops import write_records
 from lakehouse.engine.publish import Lake, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.session import session
@@ -22,6 +24,8 @@ from lakehouse.engine.spark_errors import readable
 from lakehouse.ledger.log import read_log
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import read_head
+from lakehouse.quality.expectations import prepare
+from lakehouse.quality.record import Recorder
 
 Notify = Callable[[str], None]
 
@@ -42,7 +46,8 @@ def run_dataset(lake: Lake, contract: Contract, max_batches: int | None, notify:
 
 
 def _run_silver_tables(lake: Lake, contract: Contract, through: int, notify: Notify) -> Iterator[TableReport]:
-    for name in contract.tables:
+    # Members come before the facts that refer to them: a rule may ask whether they are there.
+    for name in sorted(contract.tables, key=lambda each: contract.tables[each].kind == "fact"):
         notify(f"silver.{name}")
         report = run_silver(Silver(lake, contract, name, through))
         if report:
@@ -69,16 +74,19 @@ def run_bronze(lake: Lake, contract: Contract, limit: int | None = None) -> Tabl
 
 @dataclass
 class RunResult:
-    """What a run did, and what could not go on."""
+    """What a run did, what could not go on, and what else a person should know."""
 
     reports: list[TableReport]
     errors: list[LakehouseError]
+    notes: list[str] = field(default_factory=list)
 
 
 def run_everything(
     settings: Settings, contracts: Sequence[Contract], waiting: Sequence[str], max_batches: int | None, notify: Notify
 ) -> RunResult:
     """Start a session and take what is waiting. An error of one dataset is kept, and does not stop the others."""
+    # Great Expectations takes seconds to import, and the JVM takes seconds to start: at the same time.
+    Thread(target=prepare, daemon=True).start()
     with session(settings, "lakehouse run") as spark:
         return run_waiting(Lake(spark, settings), contracts, waiting, max_batches, notify)
 
@@ -86,7 +94,24 @@ def run_everything(
 def run_waiting(
     lake: Lake, contracts: Sequence[Contract], waiting: Sequence[str], max_batches: int | None, notify: Notify
 ) -> RunResult:
-    """Take what is waiting, in a session that is there. Marts come last, and only from datasets that could go on."""
+    """Take what is waiting, in a session that is there. Marts come last, and only from datasets that could go on.
+
+    What rules said of each batch is recorded at the end, in the tables of ``ops``.
+    """
+    started, lake = lake.clock.now(), replace(lake, recorder=Recorder())
+    result = _take(lake, contracts, waiting, max_batches, notify)
+    if lake.recorder and (result.reports or result.errors):
+        notify("ops")
+        try:
+            write_records(lake, lake.recorder, result, started)
+        except LakehouseError as error:
+            result.notes.append(f"the run's records were not written to ops: {error.what}")
+    return result
+
+
+def _take(
+    lake: Lake, contracts: Sequence[Contract], waiting: Sequence[str], max_batches: int | None, notify: Notify
+) -> RunResult:
     result = RunResult([], [])
     for contract in contracts:
         if contract.name in waiting:

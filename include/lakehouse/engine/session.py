@@ -23,6 +23,7 @@ from lakehouse.core.jars import jar_paths
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.spark_errors import root_cause
 
+_S3_TRIES = 4
 _LOG4J = """\
 # Generated. Spark's own words go to a file; what a person has to act on is said by the lakehouse.
 rootLogger.level = warn
@@ -43,7 +44,8 @@ def catalog_conf(settings: Settings, *, read_only: bool = False) -> dict[str, st
     # Without socketTimeout and tcpKeepAlive a lost reply would hang the driver for good.
     uri = (
         f"jdbc:postgresql://{settings.postgres_host}:{settings.postgres_port}/{settings.catalog_database}"
-        "?socketTimeout=60&connectTimeout=10&tcpKeepAlive=true&ApplicationName=lakehouse-spark"
+        f"?socketTimeout={settings.catalog_timeout_seconds}&connectTimeout=10&tcpKeepAlive=true"
+        "&ApplicationName=lakehouse-spark"
     )
     options = {
         "type": "jdbc",
@@ -61,11 +63,26 @@ def catalog_conf(settings: Settings, *, read_only: bool = False) -> dict[str, st
         "s3.access-key-id": settings.s3_access_key_id,
         "s3.secret-access-key": settings.s3_secret_access_key.get_secret_value(),
         "client.region": settings.s3_region,
+        **_s3_patience(settings.s3_timeout_seconds),
     }
     if settings.s3_endpoint:
         options["s3.endpoint"] = settings.s3_endpoint
     prefix = f"spark.sql.catalog.{CATALOG}"
     return {prefix: "org.apache.iceberg.spark.SparkCatalog"} | {f"{prefix}.{k}": v for k, v in options.items()}
+
+
+def _s3_patience(seconds: int) -> dict[str, str]:
+    """Tries and time-outs that leave one request of S3FileIO about as long as ``seconds``.
+
+    Iceberg asks for a table's metadata up to twenty times more, which cannot be set: :mod:`lakehouse.engine.watch`.
+    """
+    return {
+        "s3.retry.num-retries": str(_S3_TRIES - 1),
+        "s3.retry.min-wait-ms": "500",
+        "s3.retry.max-wait-ms": str(min(5, seconds) * 1000),
+        "http-client.apache.connection-timeout-ms": str(min(5, seconds) * 1000),
+        "http-client.apache.socket-timeout-ms": str(seconds * 1000 // _S3_TRIES),
+    }
 
 
 def base_conf(settings: Settings) -> dict[str, str]:
@@ -76,7 +93,8 @@ def base_conf(settings: Settings) -> dict[str, str]:
         "spark.jars": ",".join(map(str, jar_paths(settings.cache))),
         "spark.driver.memory": settings.spark_driver_memory,
         # Work comes in small pieces on few cores: a collector beside it costs more than its pauses.
-        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
+        # Each run generates code; a JVM that lives for an hour fills the default 240 MB, and then stops compiling.
+        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=512m",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",

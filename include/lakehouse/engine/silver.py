@@ -14,23 +14,29 @@ from pyspark.sql import functions as F
 
 from lakehouse.contracts.derive import snapshot_time
 from lakehouse.contracts.model import Contract, Table
-from lakehouse.contracts.semantics import fingerprint, semantics
+from lakehouse.contracts.semantics import fingerprint, limits_of, semantics
 from lakehouse.core import names
-from lakehouse.core.errors import ContractError
+from lakehouse.core.errors import ContractError, GateFailed
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
 from lakehouse.engine.arrivals import NotJudged
-from lakehouse.engine.baseline import BEYOND, refuse_beyond, require_in_bronze
+from lakehouse.engine.baseline import refuse_beyond, require_in_bronze
+from lakehouse.engine.batch_rules import Verdict, judge
+from lakehouse.engine.breakers import tripped
+from lakehouse.engine.counted import Counted, count
 from lakehouse.engine.dimension import write_all, write_changes
 from lakehouse.engine.facts import fact_rows
+from lakehouse.engine.gate import Gate
 from lakehouse.engine.history import effective_text
 from lakehouse.engine.known import as_known
 from lakehouse.engine.publish import Lake, Published, Target, publish
+from lakehouse.engine.refused import refusals
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.snapshots import held_snapshots
 from lakehouse.engine.spark_errors import readable
-from lakehouse.engine.tables import TableSpec, key_columns, literal, quarantine_spec, silver_spec
-from lakehouse.engine.typed import EFFECTIVE, FAILED, SOURCE, STATUS, WARNED, typed_rows
+from lakehouse.engine.tables import TableSpec, in_batches, key_columns, literal, quarantine_spec, silver_spec
+from lakehouse.engine.typed import FAILED, SOURCE, STATUS, typed_rows
+from lakehouse.engine.verdicts import Rejudged
 from lakehouse.ledger.beyond import why_beyond
 from lakehouse.ledger.generations import Generations
 from lakehouse.ledger.outstanding import judges_anew
@@ -50,18 +56,6 @@ def _is_one_of(column: str, texts: set[str | None]) -> str:
     tests = [f"{quote(column)} IN ({known})"] if known else []
     tests += [f"{quote(column)} IS NULL"] if None in texts else []
     return f"({' OR '.join(tests)})" if tests else "false"
-
-
-def in_batches(batches: frozenset[int] | set[int]) -> str:
-    """SQL that selects the rows of some batches: ranges, so that three hundred batches stay one short condition."""
-    ranges: list[tuple[int, int]] = []
-    for number in sorted(batches):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1] = (ranges[-1][0], number)
-        else:
-            ranges.append((number, number))
-    tests = [f"{names.BATCH} BETWEEN {low} AND {high}" for low, high in ranges]
-    return "(" + " OR ".join(tests) + ")" if tests else "false"
 
 
 @dataclass(frozen=True)
@@ -105,18 +99,22 @@ class Silver:
         """What this table has still to consume of what bronze has; with the logs even if nothing, when ``whole``."""
         done = head.consumed(self.contract.name)
         store = ObjectStore.open(self.lake.settings)
+        asks = str(self.contract.silver_table(self.name))  # decisions may name it, and never a fork
         position, limit = Position(done.through, done.decisions), max(0, self.bronze_through - done.through)
         if whole:
             ledger = read_ledger(store, self.contract.name)
-            return ledger.pending(position, limit, str(self.target), head.held, self.frozen)
-        return pending(store, self.contract.name, position, limit, str(self.target), head.held, self.frozen)
+            return ledger.pending(position, limit, asks, head.held, self.frozen)
+        return pending(store, self.contract.name, position, limit, asks, head.held, self.frozen)
 
     def typed(self, batches: frozenset[int], condition: str = "true") -> DataFrame:
         """The typed rows of some batches, each with its status. ``condition`` is SQL over bronze."""
-        stored = self.lake.table(self.contract.bronze_table).where(in_batches(batches))
-        bronze = as_known(stored, self.contract.source.columns, self._generations).where(condition)
-        rows = typed_rows(bronze, self.contract, self.name)
+        rows = typed_rows(self.bronze(batches).where(condition), self.contract, self.name)
         return rows if self.baseline is None else refuse_beyond(rows, self.baseline)
+
+    def bronze(self, batches: frozenset[int]) -> DataFrame:
+        """The rows of some batches as they came."""
+        stored = self.lake.table(self.contract.bronze_table).where(in_batches(batches))
+        return as_known(stored, self.contract.source.columns, self._generations)
 
     @cached_property
     def _generations(self) -> Generations:
@@ -168,11 +166,26 @@ class Intake:
     rebuild: bool = False
     unjudged: frozenset[int] = frozenset()
     quarantined: int = 0
+    counted: Counted = field(default_factory=lambda: Counted(TableName("silver", "none")))
+    verdicts: tuple[Verdict, ...] = ()
+    rejudged: Rejudged | None = None
+    """What a replay found of the rows that the table has taken already."""
 
     @cached_property
     def units(self) -> dict[int, date]:
         """The logical date of every batch in the log."""
         return {batch.number: batch.unit for batch in self.pending.log}
+
+    @property
+    def looked_at(self) -> frozenset[int]:
+        """The batches that were counted: those that are taken, and those that are held."""
+        return (self.added | self.held.keys()) & self.counted.batches
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no row of the table can change."""
+        late = self.rejudged and self.rejudged.keys
+        return not self.added and not self.removed and not self.rebuild and late is None
 
     @property
     def live_units(self) -> dict[int, date]:
@@ -184,11 +197,22 @@ class Intake:
         return snapshot_time(self.contract, self.units[batch])
 
 
-def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = False) -> Intake | None:
-    """Decide what a table has to take, and count its rows by status: one job over the new rows. None when nothing."""
-    if not rebuild and head.stamp and head.stamp.fingerprint and head.stamp.fingerprint != silver.fingerprint:
+def take(
+    silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = False, replay: bool = False
+) -> Intake | None:
+    """Decide what a table has to take, and count its rows by status: one job over the new rows. None when nothing.
+
+    For a ``replay`` what is held is judged anew, and ``max_effective`` is that of the new rows alone.
+    """
+    if (
+        not rebuild
+        and not replay
+        and head.stamp
+        and head.stamp.fingerprint
+        and head.stamp.fingerprint != silver.fingerprint
+    ):
         raise _semantics_changed(silver, head.stamp.fingerprint)
-    anew = rebuild or judges_anew(head, silver.table)
+    anew = rebuild or replay or judges_anew(head, silver.contract, silver.name)
     found = silver.pending(head, whole=anew)
     if found.is_empty and not anew:
         return None
@@ -197,7 +221,8 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = Fal
         head = replace(head, stamp=None)
     done = applied if not rebuild else applied & silver.frozen.keys()
     waits = frozenset() if judge or rebuild else _judged_by_comparison(silver, head, found, done)
-    counted, held, waits = _examine(silver, found, done, applied, waits)
+    seen = _examine(silver, found, done, applied, waits)
+    counted, held, waits = seen.counted, seen.held, seen.waits
     sets = found.sets(frozenset(held))
     held = {batch: held[batch] for batch in sorted(held) if batch in sets.held}
     live = sets.live
@@ -213,12 +238,14 @@ def take(silver: Silver, head: Head, *, rebuild: bool = False, judge: bool = Fal
         held=held,
         report=replace(counted.report(live - done), held=held),
         counts=_total(silver, head, counted, live, done),
-        max_effective=max(since, counted.max_effective, _latest_snapshot(silver, found, live)),
+        max_effective=max("" if replay else since, counted.max_effective, _latest_snapshot(silver, found, live)),
         rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
         since=since,
         rebuild=rebuild,
         unjudged=waits & live,
         quarantined=head.stamp.counts.get("quarantined", 0) if head.stamp else 0,
+        counted=counted,
+        verdicts=seen.verdicts,
     )
 
 
@@ -238,9 +265,19 @@ def _latest_snapshot(silver: Silver, found: Pending, live: frozenset[int]) -> st
     return effective_text(snapshot_time(silver.contract, max(found.batch(number).unit for number in live)))
 
 
+@dataclass(frozen=True)
+class _Examined:
+    """What was found in batches that are new: counts, those that are held with the reasons, and what rules said."""
+
+    counted: Counted
+    held: Mapping[int, str]
+    waits: frozenset[int]
+    verdicts: tuple[Verdict, ...]
+
+
 def _examine(
     silver: Silver, found: Pending, done: frozenset[int], applied: frozenset[int], waits: frozenset[int]
-) -> tuple[_Counted, Mapping[int, str], frozenset[int]]:
+) -> _Examined:
     """Count what is new, and find what a rule holds back, with the reasons.
 
     Where a batch is held, the one that it would have superseded counts, and is examined too. ``applied`` are the
@@ -248,23 +285,28 @@ def _examine(
     rows of theirs go to quarantine, which comes first. Snapshots from before the horizon are held whatever was decided.
     """
     candidates, beyond = found.after.live - done, _beyond(silver, found)
-    counted = _count(silver, candidates - beyond.keys())
-    if silver.contract.source.kind != "snapshot":
-        return counted, {}, waits
+    counted = count(silver, candidates - beyond.keys())
+    is_snapshot = silver.contract.source.kind == "snapshot"
     waits = frozenset() if counted.of(waits)["quarantined"] else waits - beyond.keys()
-    units = {batch.number: batch.unit for batch in found.log}
+    log = {batch.number: batch for batch in found.log}
+    units = {number: batch.unit for number, batch in log.items()}
     kept = applied - found.after.held - found.after.discarded
+    verdicts = judge(silver, counted.arrived(candidates - beyond.keys() - kept), log)
     while True:
-        held = dict(counted.unreadable(candidates - found.released))
-        held |= {batch: why for batch, why in beyond.items() if batch in candidates}
-        if silver.table.kind == "dimension":
+        judged = candidates - found.released - beyond.keys()
+        held = {batch: why for batch, why in beyond.items() if batch in candidates}
+        held |= tripped(silver, counted.arrived(judged - kept), kept - silver.frozen.keys(), units, verdicts)
+        if is_snapshot:
+            held |= counted.unreadable(judged)
+        if is_snapshot and silver.table.kind == "dimension":
             sound = candidates - held.keys() - waits
             held |= held_snapshots(silver, sound, kept - held.keys(), units, found.released)
         more = found.sets(frozenset(held)).live - candidates - done
         if not more:
-            return counted, held, waits & candidates
+            return _Examined(counted, held, waits & candidates, verdicts)
         candidates |= more
-        counted = counted.plus(_count(silver, more - beyond.keys()))
+        counted = counted.plus(count(silver, more - beyond.keys()))
+        verdicts += judge(silver, counted.arrived(more - beyond.keys() - kept), log)
 
 
 def _beyond(silver: Silver, found: Pending) -> Mapping[int, str]:
@@ -275,7 +317,7 @@ def _beyond(silver: Silver, found: Pending) -> Mapping[int, str]:
     return {number: why for number, why in reasons.items() if why}
 
 
-def _total(silver: Silver, head: Head, counted: _Counted, live: frozenset[int], done: frozenset[int]) -> dict[str, int]:
+def _total(silver: Silver, head: Head, counted: Counted, live: frozenset[int], done: frozenset[int]) -> dict[str, int]:
     """Rows by status over all batches that are live in the table: what stood, plus what comes, less what goes.
 
     A table that is made anew keeps what is counted of the batches that were trimmed. Rows that went into the baseline
@@ -284,7 +326,7 @@ def _total(silver: Silver, head: Head, counted: _Counted, live: frozenset[int], 
     baseline = silver.baseline
     total = Counter(dict(head.stamp.counts if head.stamp else baseline.counts if baseline else {}))
     total.update(counted.of(live - done))
-    total.subtract(_count(silver, done - live).of(done - live))
+    total.subtract(count(silver, done - live).of(done - live))
     if baseline:
         total["good"] += baseline.owed(live) - (baseline.owed(done) if head.stamp else 0)
     return {status: rows for status, rows in sorted(total.items()) if rows}
@@ -299,85 +341,6 @@ def _semantics_changed(silver: Silver, was: str) -> ContractError:
     )
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """Rows of some batches by status: one job's answer, kept by batch so that a held one can be left out."""
-
-    target: TableName
-    statuses: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    warned: Mapping[str, int] = field(default_factory=dict)
-    max_effective: str = ""
-    keyless: Mapping[int, int] = field(default_factory=dict)
-    beyond: int = 0
-
-    def unreadable(self, batches: frozenset[int]) -> Mapping[int, str]:
-        """Those of the batches in which a record or key cannot be read, each with the reason to hold it."""
-        found = {}
-        for batch in batches:
-            rejected, without = self.statuses.get(batch, {}).get("rejected", 0), self.keyless.get(batch, 0)
-            if rejected or without:
-                found[batch] = (
-                    f"{rejected:,} records cannot be read and {without:,} have no key: nobody can tell what is absent"
-                )
-        return found
-
-    def plus(self, other: _Counted) -> _Counted:
-        """Both together; they have no batch in common."""
-        return _Counted(
-            self.target,
-            {**self.statuses, **other.statuses},
-            Counter(self.warned) + Counter(other.warned),
-            max(self.max_effective, other.max_effective),
-            {**self.keyless, **other.keyless},
-            self.beyond + other.beyond,
-        )
-
-    def of(self, batches: frozenset[int]) -> Counter[str]:
-        """Rows by status over some of the batches."""
-        total: Counter[str] = Counter()
-        for batch in batches:
-            total.update(self.statuses.get(batch, {}))
-        return total
-
-    def report(self, batches: frozenset[int]) -> TableReport:
-        """What a run says of these batches."""
-        counts = self.of(batches)
-        return TableReport(
-            self.target,
-            batches=len(batches),
-            received=counts.total(),
-            good=counts["good"],
-            quarantined=counts["quarantined"],
-            rejected=counts["rejected"],
-            without_key=counts["without_key"],
-            warned={name: rows for name, rows in self.warned.items() if rows},
-            beyond_horizon=self.beyond,
-        )
-
-
-def _count(silver: Silver, batches: frozenset[int]) -> _Counted:
-    """Count the rows of some batches: one job, or none where there are no batches."""
-    if not batches:
-        return _Counted(silver.target)
-    latest = F.max(EFFECTIVE).cast("string") if silver.table.kind == "dimension" else F.lit("")
-    warnings = [rule.name for rule in silver.table.rules if rule.level == "warn"]
-    warned = [F.count_if(F.array_contains(WARNED, name)).alias(f"w{i}") for i, name in enumerate(warnings)]
-    # A row that is quarantined may lack its key as well; the hash that is the durable key is not made for this.
-    missing = " OR ".join(f"{quote(name)} IS NULL" for name in silver.table.key)
-    keyless = F.count_if(F.expr(f"{names.REJECTED} IS NULL AND ({missing})")).alias("keyless")
-    beyond = F.count_if(F.array_contains(FAILED, BEYOND) if silver.baseline else F.lit(False)).alias("beyond")
-    grouped = silver.typed(batches).groupBy(names.BATCH, STATUS)
-    rows = grouped.agg(F.count(F.lit(1)).alias("n"), keyless, beyond, latest.alias("latest"), *warned).collect()
-    statuses: dict[int, dict[str, int]] = {}
-    without_key: Counter[int] = Counter()
-    for row in rows:
-        statuses.setdefault(row[names.BATCH], {})[row[STATUS]] = row["n"]
-        without_key[row[names.BATCH]] += row["keyless"]
-    total = {name: sum(row[f"w{i}"] for row in rows) for i, name in enumerate(warnings)}
-    effective = max((row["latest"] for row in rows if row[STATUS] == "good" and row["latest"]), default="")
-    return _Counted(silver.target, statuses, total, effective, without_key, sum(row["beyond"] for row in rows))
-
-
 @readable()
 def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     """Take everything pending into one silver table. None when nothing was."""
@@ -386,15 +349,16 @@ def run_silver(silver: Silver, *, rebuild: bool = False) -> TableReport | None:
     if job is None:
         return None
     report = job.intake.report
-    _add_published(report, [each for each in job.published if each.table == job.silver.target])
+    add_published(report, [each for each in job.published if each.table == job.silver.target])
     if job.last and job.last.is_new and silver.table.kind == "dimension":
         report.opened = report.rows_added
+    report.refusals = refusals(job.silver, job.intake) if report.quarantined else []
     report.horizon = job.silver.baseline.effective if job.silver.baseline else ""
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _taken(silver: Silver, rebuild: bool) -> _SilverJob | None:
+def _taken(silver: Silver, rebuild: bool) -> SilverJob | None:
     """Take what is pending, and publish it. None when nothing was pending.
 
     What to take is decided anew when another run was there first, and when a snapshot turns out to close so many keys
@@ -407,22 +371,27 @@ def _taken(silver: Silver, rebuild: bool) -> _SilverJob | None:
         intake = take(silver, head, rebuild=rebuild, judge=judge)
         if intake is None:
             return None
-        job = _SilverJob(silver, intake, head)
+        job = SilverJob(silver, intake, head)
         try:
             job.published = publish(silver.lake, job)
         except NotJudged:
             judge = True
-        except _HeadMoved:
+        except HeadMoved:
             continue
+        except GateFailed:
+            job.record(is_blocked=True)
+            raise
         else:
+            job.record()
             return job
 
 
-class _HeadMoved(Exception):
+class HeadMoved(Exception):
     """Another run published the table after its intake was decided."""
 
 
-def _add_published(report: TableReport, published: Sequence[Published]) -> None:
+def add_published(report: TableReport, published: Sequence[Published]) -> None:
+    """Add to a report what was published of its table."""
     for each in published:
         report.files += each.files_added
         report.bytes += each.bytes_added
@@ -431,7 +400,7 @@ def _add_published(report: TableReport, published: Sequence[Published]) -> None:
 
 
 @dataclass
-class _SilverJob:
+class SilverJob:
     """Publish what was taken, if the table is still as it was then: the rows that are refused, and the table."""
 
     silver: Silver
@@ -446,14 +415,21 @@ class _SilverJob:
 
     def _refused(self) -> list[TableSpec]:
         """The quarantine, where it changes."""
-        changes = self.intake.report.quarantined or self.intake.removed or self.intake.rebuild
+        intake = self.intake
+        changes = intake.report.quarantined or intake.removed or intake.rebuild or intake.rejudged
         return [self.silver.placed(quarantine_spec(self.silver.contract, self.silver.name))] if changes else []
+
+    def record(self, *, is_blocked: bool = False) -> None:
+        """Keep what every rule said of every batch, where a run wants to know it."""
+        if self.silver.lake.recorder and self.last:
+            gate = Gate(self.silver, self.intake, self.last.attempt)
+            self.silver.lake.recorder.add(gate.rules(is_blocked=is_blocked), gate.batches(is_blocked=is_blocked))
 
     def plan(self, attempt: str, heads: Mapping[TableName, Head]) -> _SilverWork:
         stamp, expected = heads[self.silver.target].stamp, self.head.stamp
         is_new = stamp is None or stamp.is_first
         if stamp != expected and not (is_new and (expected is None or expected.is_first)):
-            raise _HeadMoved
+            raise HeadMoved
         self.last = _SilverWork(self.silver, self.intake, attempt, tuple(self._refused()), first=is_new)
         return self.last
 
@@ -481,9 +457,9 @@ class _SilverWork:
         consumed = Consumed(end.through, end.decisions, tuple(sorted(self.intake.holes)), self.intake.max_effective)
         inputs = {self.silver.contract.name: consumed}
         held = self.intake.held
-        share = self.silver.table.max_close_share if held else None
+        limits = limits_of(self.silver.contract, self.silver.name) if held else ""
         baseline = self.silver.baseline
-        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, {}, self.intake.counts, held, share, baseline)
+        stamp = Stamp(self.attempt, self.silver.fingerprint, inputs, {}, self.intake.counts, held, limits, baseline)
         refused = {spec.name: Stamp(self.attempt, self.silver.fingerprint) for spec in self.refused}
         return {**refused, self.silver.target: stamp}
 
@@ -491,7 +467,7 @@ class _SilverWork:
         for spec in self.refused:
             self._write_refused(targets[spec.name], spec)
         target = targets[self.silver.target]
-        if not self.intake.added and not self.intake.removed and not self.intake.rebuild:
+        if self.intake.is_idle:
             target.append_nothing()
         elif self.silver.table.kind == "fact":
             self._write_facts(target)
@@ -502,15 +478,18 @@ class _SilverWork:
         table = self.silver.table
         if table.kind == "fact" and not table.occurrence and self.intake.added:
             require_unique(targets[self.silver.target], table, in_batches(self.intake.added))
+        Gate(self.silver, self.intake, self.attempt).check(targets)
 
     def _write_refused(self, target: Target, spec: TableSpec) -> None:
         """Rows that failed a rule, as they came, in place of those of the batches that are taken or taken away."""
         batches, frozen = self.intake.added | self.intake.removed, frozenset(self.silver.frozen)
-        target.delete(f"NOT {in_batches(frozen)}" if self.intake.rebuild else in_batches(batches))
-        rows = self.silver.typed(self.intake.added).where(f"{STATUS} = 'quarantined'")
+        again = self.intake.rejudged
+        target.delete(f"NOT {in_batches(frozen)}" if self.intake.rebuild or again else in_batches(batches))
+        rows = self.silver.typed(again.refused if again else self.intake.added).where(f"{STATUS} = 'quarantined'")
         columns = {name: f"{SOURCE}.{quote(name)}" for name in self.silver.contract.source.columns}
         columns |= {names.RULES: FAILED, names.FINGERPRINT: f"'{self.silver.fingerprint}'"}
-        target.append(rows.selectExpr(*[f"{columns.get(c, c)} AS {quote(c)}" for c in spec.columns]))
+        refused = rows.selectExpr(*[f"{columns.get(c, c)} AS {quote(c)}" for c in spec.columns])
+        target.append(refused.unionByName(again.standing(target, spec, self.silver.fingerprint)) if again else refused)
 
     def _write_facts(self, target: Target) -> None:
         if self.intake.rebuild:

@@ -13,6 +13,7 @@ from lakehouse.core import names
 from lakehouse.core.names import TableName, quote
 from lakehouse.core.settings import CATALOG
 from lakehouse.core.types import DataType
+from lakehouse.engine.commits import say_twice
 from lakehouse.ledger.recorded import trimmed
 
 if TYPE_CHECKING:
@@ -85,18 +86,31 @@ def literal(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def in_batches(batches: frozenset[int] | set[int]) -> str:
+    """SQL that selects the rows of some batches: ranges, so that three hundred batches stay one short condition."""
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(batches):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    tests = [f"{names.BATCH} BETWEEN {low} AND {high}" for low, high in ranges]
+    return "(" + " OR ".join(tests) + ")" if tests else "false"
+
+
 def create_table(spark: SparkSession, spec: TableSpec) -> None:
     """Create the namespace and the table where they are missing."""
-    spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{spec.name.namespace}")
+    say_twice(spark, f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{spec.name.namespace}")
     columns = ", ".join(column_ddl(name, column) for name, column in spec.columns.items())
     partition = f" PARTITIONED BY ({', '.join(map(partition_sql, spec.partition))})" if spec.partition else ""
     properties = ", ".join(f"{literal(k)} = {literal(v)}" for k, v in spec.all_properties().items())
-    spark.sql(
+    say_twice(
+        spark,
         f"CREATE TABLE IF NOT EXISTS {qualified(spec.name)} ({columns}) USING iceberg{partition} "
-        f"COMMENT {literal(spec.description)} TBLPROPERTIES ({properties})"
+        f"COMMENT {literal(spec.description)} TBLPROPERTIES ({properties})",
     )
     if spec.sort:
-        spark.sql(f"ALTER TABLE {qualified(spec.name)} {sort_sql(spec.sort)}")
+        say_twice(spark, f"ALTER TABLE {qualified(spec.name)} {sort_sql(spec.sort)}")
 
 
 def sort_sql(columns: Sequence[str]) -> str:

@@ -23,10 +23,11 @@ from lakehouse.core import names
 from lakehouse.core.errors import ConcurrentCommit, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.engine.baseline import baseline_spec, baseline_table, condense, observed, require_in_bronze, stored
+from lakehouse.engine.commits import say_twice
 from lakehouse.engine.publish import Lake, Target, publish
-from lakehouse.engine.silver import Silver, in_batches
+from lakehouse.engine.silver import Silver
 from lakehouse.engine.spark_errors import readable
-from lakehouse.engine.tables import TableSpec, bronze_spec, qualified, silver_spec
+from lakehouse.engine.tables import TableSpec, bronze_spec, in_batches, qualified, silver_spec
 from lakehouse.engine.typed import EFFECTIVE, STATUS
 from lakehouse.ledger.decisions import decision_log
 from lakehouse.ledger.live import LiveSet
@@ -241,7 +242,9 @@ def run_trim(lake: Lake, trim: Trim) -> None:
     snapshots = {each.table: each.snapshot_id for each in published}
     for table, snapshot_id in snapshots.items():
         tag = f"baseline-{trim.before:%Y-%m-%d}-{snapshot_id}"  # what a stamp names must not expire
-        lake.spark.sql(f"ALTER TABLE {qualified(table)} CREATE TAG IF NOT EXISTS `{tag}` AS OF VERSION {snapshot_id}")
+        say_twice(
+            lake.spark, f"ALTER TABLE {qualified(table)} CREATE TAG IF NOT EXISTS `{tag}` AS OF VERSION {snapshot_id}"
+        )
     partly = {silver.name: _partly(source, silver, trim) for silver in source.dimensions}
     publish(lake, _Trimming(source, trim, snapshots, partly))
 

@@ -20,9 +20,11 @@ from lakehouse.engine import encoding
 from lakehouse.engine.tables import literal
 
 FAILED = "_failed"
+FAILED_BEFORE = "_failed_before"
 WARNED = "_warned"
 SOURCE = "_source"
 STATUS = "_status"
+STATUS_BEFORE = "_status_before"
 _FENCE = "_fence"
 _OBSERVED = "_observed_"
 _ZONED = "(Z|[+-][0-9]{2}:?[0-9]{2})$"
@@ -36,10 +38,11 @@ def observed_flag(column: str) -> str:
     return _OBSERVED + column
 
 
-def typed_rows(bronze: DataFrame, contract: Contract, name: str) -> DataFrame:
+def typed_rows(bronze: DataFrame, contract: Contract, name: str, before: Table | None = None) -> DataFrame:
     """Typed columns, ``_key``, the rules each row failed, its status, what it observed, and where it came from.
 
     The row as it came is kept in the struct ``_source``: its columns may differ from the typed ones in case only.
+    ``before`` is the same table with other row rules; what these say of each row stands beside it.
     """
     table = contract.tables[name]
     # One projection for each stage, so that Spark evaluates what is costly once and then refers to it by name.
@@ -47,8 +50,10 @@ def typed_rows(bronze: DataFrame, contract: Contract, name: str) -> DataFrame:
     rows = rows.selectExpr(SOURCE, *_SYSTEM, *_raw_values(contract, table))
     rows = rows.selectExpr(SOURCE, *_SYSTEM, *_casts(contract, table))
     rows = rows.selectExpr(SOURCE, *_SYSTEM, *_values(contract, table), f"monotonically_increasing_id() AS {_FENCE}")
-    rows = rows.selectExpr("*", *_judgements(contract, table)).drop(*[_bad(column) for column in table.typed])
-    return rows.withColumn(STATUS, F.expr(_status(table))).drop(_FENCE)
+    judged = [*_judgements(contract, table), *([f"{_failed(contract, before)} AS {FAILED_BEFORE}"] if before else [])]
+    rows = rows.selectExpr("*", *judged).drop(*[_bad(column) for column in table.typed])
+    statuses = {STATUS: FAILED} | ({STATUS_BEFORE: FAILED_BEFORE} if before else {})
+    return rows.withColumns({status: F.expr(_status(table, by)) for status, by in statuses.items()}).drop(_FENCE)
 
 
 _SYSTEM = (*PROVENANCE, names.REJECTED, names.RAW, names.EXTRA, names.MISSING)
@@ -160,7 +165,9 @@ def _is_observed(contract: Contract, name: str, spec: Column) -> str:
 def _rules(table: Table, level: str) -> list[tuple[str, str]]:
     """The contract's rules of one level: name, and SQL that is true where the row fails."""
     return [
-        (rule.name, f"NOT coalesce({compile_rule(table, rule)}, true)") for rule in table.rules if rule.level == level
+        (rule.name, f"NOT coalesce({compile_rule(table, rule)}, true)")
+        for rule in table.all_rules
+        if rule.level == level
     ]
 
 
@@ -207,7 +214,7 @@ def _effective(contract: Contract, table: Table) -> str:
     return midnight if zone == "UTC" else f"to_utc_timestamp({midnight}, '{zone}')"
 
 
-def _status(table: Table) -> str:
+def _status(table: Table, failed: str) -> str:
     """SQL for what becomes of a typed row: ``rejected``, ``quarantined``, ``without_key`` or ``good``."""
     missing = " OR ".join(f"{quote(name)} IS NULL" for name in table.key)
     without_key = f"WHEN {missing} THEN 'without_key' " if table.kind == "dimension" else ""
@@ -215,5 +222,5 @@ def _status(table: Table) -> str:
     # is not deterministic, as long as the status refers to it.
     return (
         f"CASE WHEN {_FENCE} < 0 THEN NULL WHEN {names.REJECTED} IS NOT NULL THEN 'rejected' "
-        f"WHEN size({FAILED}) > 0 THEN 'quarantined' {without_key}ELSE 'good' END"
+        f"WHEN size({failed}) > 0 THEN 'quarantined' {without_key}ELSE 'good' END"
     )

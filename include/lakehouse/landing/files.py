@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 
-from lakehouse.contracts.model import Contract
+from lakehouse.contracts.model import Contract, Source
 from lakehouse.core.clock import Clock
 from lakehouse.core.errors import SourceError
 from lakehouse.core.failpoints import failpoint
@@ -102,7 +103,9 @@ class FilesSource:
 
     def _sort(self, file: FoundFile, verdict: Verdict, found: Found, start: date | None, end: date | None) -> None:
         name, unit = printable(file.name), verdict.unit
-        if verdict.status == "ignored":
+        if file.fault and file.name.endswith("/"):
+            found.refused.append(Note(self.contract.name, name, file.fault))
+        elif verdict.status == "ignored":
             found.ignored.append(Note(self.contract.name, name, verdict.reason))
         elif unit is None:
             found.refused.append(Note(self.contract.name, name, verdict.reason))
@@ -145,6 +148,28 @@ def same_content(
     return None
 
 
+class _Copies(Exception):
+    """Two files of a unit hold the same records."""
+
+
+def _refuse_copies(source: Source, files: Sequence[tuple[UnitFile, Measured]]) -> None:
+    """A unit with the same file under two names would count its rows twice. Files without a record may be equal."""
+    names: dict[str, str] = {}
+    for file, measured in files:
+        other = names.setdefault(measured.sha256, file.found.name)
+        if other != file.found.name and _has_records(source, file, measured.body):
+            pair = f"{printable(other)} and {printable(file.found.name)}"
+            raise _Copies(f"{pair} hold the same bytes, which would count twice; remove one and land again")
+
+
+def _has_records(source: Source, file: UnitFile, body: bytes | None) -> bool:
+    if body is None:
+        return True
+    from lakehouse.records.reader import Layout, read_records  # pyarrow, only where it is needed
+
+    return any(batch.num_rows for batch in read_records(io.BytesIO(body), Layout.of(source), file.compression))
+
+
 def _content(files: Sequence[LandedFile]) -> list[tuple[str, str, str]]:
     return sorted((file.sha256, file.format, file.compression or "") for file in files)
 
@@ -185,6 +210,8 @@ class FilesLanding:
             return "; ".join(unit.faults)
         try:
             return self._stage_files(known, unit)
+        except _Copies as error:
+            return str(error)
         except ContentMismatch as error:
             return f"{error.what}; land again when the source is at rest ({printable(error.where)})"
         except OSError as error:
@@ -196,6 +223,7 @@ class FilesLanding:
         for file in unit.files:
             measured = measure(partial(self._source.opener, file), file.found.size_bytes)
             pairs.append((file, measured if is_small else replace(measured, body=None)))
+        _refuse_copies(self._source.contract.source, pairs)
         landed = tuple(self._landed_file(file, measured) for file, measured in pairs)
         if not self._is_dry_run and same_content(known, self._decisions, unit.date, landed) is None:
             for file, measured in pairs:
@@ -229,7 +257,7 @@ class FilesLanding:
             self._log, written = append(self._store, draft, self._log, partial(self._is_wanted, draft))
         result = UnitResult(self._name, unit.date, "would_land", files=len(files), size_bytes=draft.size_bytes)
         if written is not None:
-            failpoint("land.after_log")
+            failpoint("land.after_log", self._name)
             return replace(result, status="landed", batch=written.number)
         same = same_content(self._log, self._decisions, unit.date, files)
         return self._unchanged(result, same) if same else result
@@ -237,7 +265,7 @@ class FilesLanding:
     def _is_wanted(self, draft: Batch, batches: Sequence[Batch]) -> bool:
         wanted = same_content(batches, self._decisions, draft.unit, draft.files) is None
         if wanted:
-            failpoint("land.before_log")
+            failpoint("land.before_log", self._name)
         return wanted
 
     def _unchanged(self, result: UnitResult, same: Same) -> UnitResult:

@@ -41,7 +41,7 @@ def land_increment(
                 return UnitResult(contract.name, unit, status, records=taken.records)
             batches, written = _land(contract, store, clock, unit, batches, taken, out)
         if written is not None:
-            failpoint("land.after_log")
+            failpoint("land.after_log", contract.name)
             return UnitResult(
                 contract.name, unit, "landed", written.number, 1, written.size_bytes, records=written.records
             )
@@ -83,7 +83,7 @@ def _continues(draft: Batch, batches: Sequence[Batch]) -> bool:
     """Whether the draft still starts where the log ends."""
     continues = last_cursor(batches) == draft.cursor_from
     if continues:
-        failpoint("land.before_log")
+        failpoint("land.before_log", draft.source)
     return continues
 
 

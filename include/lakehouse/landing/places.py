@@ -20,7 +20,7 @@ _S3 = "s3://"
 class FoundFile:
     """A file of a source. ``name`` is relative to the folder that was listed; ``state`` names what is in it.
 
-    ``fault`` says why it must not be read, if so.
+    ``fault`` says why it must not be read, if so. A folder that cannot be read is a file too: its name ends with a /.
     """
 
     name: str
@@ -76,21 +76,30 @@ class LocalPlace:
         yield from self._walk(str(start), "", depth)
 
     def _walk(self, path: str, above: str, depth: int) -> Iterator[FoundFile]:
-        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            if not above:
+                raise
+            yield FoundFile(above, path, 0, "", f"the folder cannot be read: {error.strerror}")
+            return
+        for entry in entries:
             name = f"{above}{entry.name}"
-            if entry.is_dir(follow_symlinks=True) and not self._leaves_root(entry.path):
+            if os.path.isdir(entry.path) and not self._leaves_root(entry.path):
                 if depth > 1:
                     yield from self._walk(entry.path, f"{name}/", depth - 1)
+                else:
+                    yield FoundFile(name, entry.path, 0, "", "it is a folder; a file is expected")
             else:
                 yield self._found(entry.path, name)
 
     def _found(self, path: str, name: str) -> FoundFile:
-        if self._leaves_root(path):
-            return FoundFile(name, path, 0, "", "it is a link that leads out of the sources' root")
         try:
             status = os.stat(path)
         except OSError as error:
             return FoundFile(name, path, 0, "", f"it cannot be read: {error.strerror}")
+        if self._leaves_root(path):
+            return FoundFile(name, path, 0, "", "it is a link that leads out of the sources' root")
         fault = "" if stat.S_ISREG(status.st_mode) else "it is not a regular file"
         return FoundFile(name, path, status.st_size, _state(status), fault)
 

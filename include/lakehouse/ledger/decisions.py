@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, cast, get_args
 
 from lakehouse.core.errors import SettingsError
+from lakehouse.core.failpoints import failpoint
 from lakehouse.ledger.journal import Journal, check_version
 from lakehouse.ledger.store import ObjectStore
 
@@ -57,9 +58,11 @@ def append_decision(store: ObjectStore, draft: Decision) -> Decision:
         )
 
     def decide(_: Sequence[Decision], number: int) -> Decision:
+        failpoint("decide.before_log", draft.source)
         return replace(draft, number=number)
 
     _, written = decision_log(store, draft.source).append((), decide)
+    failpoint("decide.after_log", draft.source)
     return cast(Decision, written)  # decide() never declines
 
 

@@ -16,6 +16,7 @@ from lakehouse.ledger.journal import Journal, check_version
 from lakehouse.ledger.store import ObjectStore
 
 FORMAT_VERSION = 1
+OBJECTS = "objects/"
 Kind = Literal["slice", "snapshot", "increment"]
 Format = Literal["csv", "jsonl", "parquet"]
 Compression = Literal["gzip", "zstd"]
@@ -64,7 +65,7 @@ class Batch:
 
 def object_key(source: str, sha256: str) -> str:
     """Where a file with these bytes lies in the landing bucket."""
-    return f"objects/{source}/{sha256[:2]}/{sha256}"
+    return f"{OBJECTS}{source}/{sha256[:2]}/{sha256}"
 
 
 def landing_log(store: ObjectStore, source: str) -> Journal[Batch]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from pyiceberg.catalog import Catalog
 
 from lakehouse.contracts.marts import mart_names, project_fingerprint
-from lakehouse.contracts.model import Contract, Table
-from lakehouse.contracts.semantics import table_fingerprint
+from lakehouse.contracts.model import Contract
+from lakehouse.contracts.semantics import limits_of, table_fingerprint
 from lakehouse.ledger.decisions import decision_log
 from lakehouse.ledger.log import landing_log
 from lakehouse.ledger.store import ObjectStore
@@ -36,9 +36,9 @@ def gold_is_current(catalog: Catalog, contracts: Sequence[Contract], project: Pa
     return all(s is not None and s.fingerprint == fingerprint and dict(s.upstream) == wanted for s in stamps)
 
 
-def judges_anew(head: Head, table: Table) -> bool:
-    """Whether a table holds snapshots back by another share than its contract says now."""
-    return bool(head.held) and head.stamp is not None and head.stamp.close_share != table.max_close_share
+def judges_anew(head: Head, contract: Contract, table: str) -> bool:
+    """Whether a table holds batches back by other limits than its contract has now."""
+    return bool(head.held) and head.stamp is not None and head.stamp.limits != limits_of(contract, table)
 
 
 def dataset_is_current(catalog: Catalog, store: ObjectStore, contract: Contract) -> bool:
@@ -52,7 +52,7 @@ def dataset_is_current(catalog: Catalog, store: ObjectStore, contract: Contract)
     heads = {name: read_head(catalog, contract.silver_table(name)) for name in contract.tables}
     if any(h.stamp and h.stamp.fingerprint != table_fingerprint(contract, name) for name, h in heads.items()):
         return False  # the contract changed: the run says so, and what to do
-    if any(judges_anew(head, contract.tables[name]) for name, head in heads.items()):
+    if any(judges_anew(head, contract, name) for name, head in heads.items()):
         return False
     consumed = [head.consumed(contract.name) for head in heads.values()]
     decided = decision_log(store, contract.name).last_number(min(each.decisions for each in consumed))

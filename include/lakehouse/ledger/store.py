@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 
 import boto3
 from botocore.config import Config
@@ -33,6 +37,12 @@ _CONFLICT = ("409", "ConditionalRequestConflict")
 _DAMAGED = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "ExpiredToken", "InvalidToken")
 _CONFLICT_TRIES = 10
+_TRIES = 4
+_UNTOUCHED = "whatever was landed or published before"
+_SLOWEST_BYTES_PER_SECOND = 64 * 1024
+"""What a server must manage at least, beside the time that every request has."""
+_PIECE_BYTES = 256 * 1024
+Answer = TypeVar("Answer")
 
 
 class ContentMismatch(LakehouseError):
@@ -44,11 +54,12 @@ class ContentMismatch(LakehouseError):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a listing or a HEAD says of an object. ``etag`` names one state of it."""
+    """What a listing or a HEAD says of an object: `etag` names one state of it, `modified_at` is its time in UTC."""
 
     key: str
     size_bytes: int
     etag: str
+    modified_at: datetime | None = None
 
 
 class Reader(Protocol):
@@ -59,10 +70,14 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """One bucket. Errors name bucket and key, never a credential."""
+    """One bucket. Errors name bucket and key, never a credential.
+
+    No request takes longer than ``timeout_seconds``, tries included, plus what its size may need.
+    """
 
     client: S3Client
     bucket: str
+    timeout_seconds: float
 
     @classmethod
     def open(cls, settings: Settings, bucket: str | None = None) -> ObjectStore:
@@ -77,13 +92,13 @@ class ObjectStore:
             config=Config(
                 s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
                 max_pool_connections=CONNECTIONS,
-                retries={"mode": "standard", "total_max_attempts": 4},
-                connect_timeout=5,
-                read_timeout=60,
+                retries={"mode": "standard", "total_max_attempts": _TRIES},
+                connect_timeout=min(5, settings.s3_timeout_seconds / 2),
+                read_timeout=settings.s3_timeout_seconds / 2,
                 tcp_keepalive=True,
             ),
         )
-        return cls(client, bucket or settings.landing_bucket)
+        return cls(client, bucket or settings.landing_bucket, settings.s3_timeout_seconds)
 
     def in_bucket(self, bucket: str) -> ObjectStore:
         """Another bucket of the same server."""
@@ -91,8 +106,8 @@ class ObjectStore:
 
     def get(self, key: str) -> bytes:
         """A whole object. Raises :class:`IntegrityError` where it is missing."""
-        with self._errors(key):
-            return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        found = self._ask(key, lambda: self.client.get_object(Bucket=self.bucket, Key=key))
+        return self._ask(key, found["Body"].read, found["ContentLength"])
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """Many small objects, in the order of ``keys``."""
@@ -105,36 +120,37 @@ class ObjectStore:
     def reading(self, key: str, etag: str) -> Iterator[BinaryIO]:
         """Stream an object in one known state; raises :class:`ContentMismatch` when it has another by now."""
         try:
-            with self._errors(key):
-                body = self.client.get_object(Bucket=self.bucket, Key=key, IfMatch=etag)["Body"]
+            body = self._ask(key, lambda: self.client.get_object(Bucket=self.bucket, Key=key, IfMatch=etag))["Body"]
         except _Taken:
             raise ContentMismatch("the object changed while it was read", where=self._where(key)) from None
+        stream = _GuardedStream(self, key, body)
         try:
-            yield cast(BinaryIO, _GuardedStream(self, key, body))
+            yield cast(BinaryIO, stream)
         finally:
-            body.close()
+            if not stream.is_waiting:  # to close what another thread still reads would wait for it
+                body.close()
 
     def head(self, key: str) -> ObjectInfo | None:
         """What is stored under a key, None if nothing."""
         try:
-            with self._errors(key):
-                found = self.client.head_object(Bucket=self.bucket, Key=key)
+            found = self._ask(key, lambda: self.client.head_object(Bucket=self.bucket, Key=key))
         except IntegrityError:
             return None
-        return ObjectInfo(key, found["ContentLength"], found["ETag"])
+        return ObjectInfo(key, found["ContentLength"], found["ETag"], found["LastModified"])
 
     def list_after(self, prefix: str, start_after: str = "", delimiter: str = "") -> Iterator[ObjectInfo]:
         """The objects below a prefix whose keys are greater than ``start_after``, in the order of their keys.
 
         With a delimiter, only those that have none of it after the prefix.
         """
-        with self._errors(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
+        pages = iter(
+            self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=prefix, StartAfter=start_after, Delimiter=delimiter
             )
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    yield ObjectInfo(entry["Key"], entry["Size"], entry["ETag"])
+        )
+        while page := self._ask(prefix, lambda: next(pages, None)):
+            for entry in page.get("Contents", []):
+                yield ObjectInfo(entry["Key"], entry["Size"], entry["ETag"], entry["LastModified"])
 
     def put_if_absent(self, key: str, body: bytes) -> bool:
         """Create an object; False where one is there. Of two that try at once, exactly one gets True.
@@ -144,10 +160,13 @@ class ObjectStore:
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
         for _ in range(_CONFLICT_TRIES):
             try:
-                with self._errors(key):
-                    self.client.put_object(
+                self._ask(
+                    key,
+                    lambda: self.client.put_object(
                         Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*", ChecksumSHA256=digest
-                    )
+                    ),
+                    len(body),
+                )
                 return True
             except _Taken:
                 return False
@@ -155,19 +174,27 @@ class ObjectStore:
                 continue  # another writer's PUT of this key is under way; the answer is open
         raise TransientError("another writer keeps creating this object", where=self._where(key), todo="run it again")
 
+    def put(self, key: str, body: bytes) -> None:
+        """Store an object, in place of one that is there. The server checks the SHA-256 of what arrives."""
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        put = partial(self.client.put_object, Bucket=self.bucket, Key=key, ChecksumSHA256=digest)
+        self._ask(key, lambda: put(Body=body), len(body))
+
+    def delete(self, key: str) -> None:
+        """Delete an object; nothing to do where there is none."""
+        self._ask(key, lambda: self.client.delete_object(Bucket=self.bucket, Key=key))
+
     def put_stream(self, key: str, stream: Reader, size_bytes: int, sha256: str) -> None:
         """Upload a stream in parts; memory stays at one part. Nothing is stored unless size and SHA-256 agree."""
         part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
-        with self._errors(key):
-            upload_id = self.client.create_multipart_upload(Bucket=self.bucket, Key=key)["UploadId"]
+        begin = self._ask(key, lambda: self.client.create_multipart_upload(Bucket=self.bucket, Key=key))
+        upload_id = begin["UploadId"]
         try:
             parts, is_whole = self._send_parts(key, upload_id, stream, part_bytes, size_bytes, sha256)
             if not is_whole:
                 raise ContentMismatch("the content changed while it was uploaded", where=self._where(key))
-            with self._errors(key):
-                self.client.complete_multipart_upload(
-                    Bucket=self.bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
-                )
+            end = partial(self.client.complete_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload_id)
+            self._ask(key, lambda: end(MultipartUpload={"Parts": parts}), size_bytes)
         except BaseException:
             self._abort(key, upload_id)
             raise
@@ -181,10 +208,8 @@ class ObjectStore:
             digest.update(body)
             sent += len(body)
             number = len(parts) + 1
-            with self._errors(key):
-                answer = self.client.upload_part(
-                    Bucket=self.bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body
-                )
+            send = partial(self.client.upload_part, Bucket=self.bucket, Key=key, UploadId=upload_id)
+            answer = self._ask(key, partial(send, PartNumber=number, Body=body), len(body))
             parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             if sent > size_bytes:
                 return parts, False
@@ -192,12 +217,17 @@ class ObjectStore:
 
     def _abort(self, key: str, upload_id: str) -> None:
         try:
-            self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
-        except (BotoCoreError, ClientError):
+            self._ask(key, lambda: self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id))
+        except LakehouseError:
             return  # the error that led here is the one to report; servers clear old uploads by lifecycle rule
 
     def _where(self, key: str) -> str:
         return f"s3://{self.bucket}/{key}"
+
+    def _ask(self, key: str, request: Callable[[], Answer], size_bytes: int = 0) -> Answer:
+        """The answer to a request about a key that sends or gets so many bytes; an error when it takes too long."""
+        with self._errors(key):
+            return in_time(request, self.timeout_seconds + size_bytes / _SLOWEST_BYTES_PER_SECOND)
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -205,6 +235,8 @@ class ObjectStore:
             yield
         except ClientError as error:
             raise _translate(error, self._where(key), self.bucket) from None
+        except TooSlow as error:
+            raise _away(str(error), self._where(key), str(self.client.meta.endpoint_url)) from None
         except (ConnectionError, HTTPClientError) as error:
             raise _away(type(error).__name__, self._where(key), str(self.client.meta.endpoint_url)) from None
         except NoCredentialsError:
@@ -214,7 +246,12 @@ class ObjectStore:
                 todo="run `lakehouse up`, or set LAKEHOUSE_S3_ACCESS_KEY_ID and LAKEHOUSE_S3_SECRET_ACCESS_KEY",
             ) from None
         except BotoCoreError as error:
-            raise TransientError(f"the S3 request failed: {type(error).__name__}", where=self._where(key)) from None
+            raise TransientError(
+                f"the S3 request failed: {type(error).__name__}",
+                where=self._where(key),
+                untouched=_UNTOUCHED,
+                todo="run it again",
+            ) from None
 
 
 class _GuardedStream:
@@ -222,10 +259,56 @@ class _GuardedStream:
 
     def __init__(self, store: ObjectStore, key: str, body: Reader) -> None:
         self._store, self._key, self._body = store, key, body
+        self.is_waiting = False
+        self._ahead = io.BytesIO()
 
     def read(self, size: int = -1, /) -> bytes:
-        with self._store._errors(self._key):
-            return self._body.read(size) if size >= 0 else self._body.read()
+        """As of any file. Small pieces are cut from larger ones: each request costs a thread."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(_PIECE_BYTES), b""))
+        data = self._ahead.read(size)
+        while len(data) < size and (fetched := self._fetch(max(size - len(data), _PIECE_BYTES))):
+            self._ahead = io.BytesIO(fetched)
+            data += self._ahead.read(size - len(data))
+        return data
+
+    def _fetch(self, size: int) -> bytes:
+        self.is_waiting = True
+        return self._store._ask(self._key, partial(self._read, size), size)
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._body.read(size)
+        finally:
+            self.is_waiting = False
+
+
+class TooSlow(Exception):
+    """An answer did not come in time."""
+
+
+def in_time(act: Callable[[], Answer], seconds: float) -> Answer:
+    """What ``act`` returns, or :class:`TooSlow`. What takes too long is left to itself: nothing could end it.
+
+    Timeouts of sockets say how long a server may be silent. One that sends a byte a second never is.
+    """
+    answer: list[Answer] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answer.append(act())
+        except BaseException as error:  # for whoever waits
+            failure.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(seconds)
+    if failure:
+        raise failure[0]
+    if not answer:
+        raise TooSlow(f"no whole answer in {seconds:.0f} s")
+    return answer[0]
 
 
 class _Taken(LakehouseError):
@@ -260,14 +343,17 @@ def _translate(error: ClientError, where: str, bucket: str) -> LakehouseError:
     for codes, leaf in known.items():
         if code in codes:
             return leaf(f"the S3 server answered {code}", where=where)
-    return TransientError(f"the S3 server answered {code or 'an error'}", where=where, todo="run it again")
+    return TransientError(
+        f"the S3 server answered {code or 'an error'}", where=where, untouched=_UNTOUCHED, todo="run it again"
+    )
 
 
 def _away(kind: str, where: str, endpoint: str) -> TransientError:
     return TransientError(
         f"the S3 server does not answer ({kind})",
         where=f"{where} at {endpoint}",
-        todo="check `lakehouse status`; `lakehouse up` starts the local servers",
+        untouched=_UNTOUCHED,
+        todo="check `lakehouse status`; `lakehouse up` starts the local servers; then run it again",
     )
 
 

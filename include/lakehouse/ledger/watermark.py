@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.core.errors import IntegrityError, TransientError
+from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
 
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 STAMP_PROPERTY = "lakehouse.stamp"
 ATTEMPT_PROPERTY = "lakehouse.attempt"
 STAMP_FORMAT = 1
+BRANCH_PREFIX = "attempt_"
+_REFUSED = (
+    "password authentication failed",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied for database",
+)
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,10 @@ class Stamp:
 
     ``inputs`` are sources; ``upstream`` are tables, each with the attempt that was the last to publish it.
     ``counts`` says what became of the rows of all batches that are live in the table, by status.
-    ``held`` are the batches that a rule holds back from this table, each with the reason in words, and ``close_share``
-    the contract's share that they were judged by (None where nothing is held). ``baseline`` is kept by every later
-    stamp. ``trimmed`` is bronze's own word of the batches that it lost to trims: it stands in the snapshot that lost
-    them and in all later ones, so that a table whose baseline does not stand in for them can be told.
+    ``held`` are the batches that a rule holds back from this table, each with the reason in words, and ``limits``
+    those of the contract that they were judged by, as text (empty where nothing is held). ``baseline`` is kept by
+    every later stamp. ``trimmed`` is bronze's own word of the batches that it lost to trims: it stands in the snapshot
+    that lost them and in all later ones, so that a table whose baseline does not stand in for them can be told.
     """
 
     attempt: str
@@ -114,7 +121,7 @@ class Stamp:
     upstream: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     held: Mapping[int, str] = field(default_factory=dict)
-    close_share: float | None = None
+    limits: str = ""
     baseline: Baseline | None = None
     trimmed: tuple[int, ...] = ()
 
@@ -140,7 +147,7 @@ class Stamp:
             value["upstream"],
             value["counts"],
             held,
-            value.get("close_share"),
+            value.get("limits", ""),
             Baseline.from_json(value["baseline"]) if value.get("baseline") else None,
             tuple(value.get("trimmed", ())),
         )
@@ -194,6 +201,8 @@ def open_catalog(settings: Settings) -> Catalog:
         host=settings.postgres_host,
         port=settings.postgres_port,
         database=settings.catalog_database,
+        # A server that is gone without a word would hold the reader for hours.
+        query={"connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"},
     )
     return load_catalog(
         CATALOG,
@@ -201,11 +210,15 @@ def open_catalog(settings: Settings) -> Catalog:
             "type": "sql",
             "uri": url.render_as_string(hide_password=False),
             "init_catalog_tables": "false",
+            "pool_pre_ping": "true",  # a server that was away has closed what the pool holds
             "warehouse": settings.warehouse,
             "s3.endpoint": settings.s3_endpoint,
             "s3.region": settings.s3_region,
             "s3.access-key-id": settings.s3_access_key_id,
             "s3.secret-access-key": settings.s3_secret_access_key.get_secret_value(),
+            # Three tries; the time-outs are of each.
+            "s3.connect-timeout": str(min(5, settings.s3_timeout_seconds / 3)),
+            "s3.request-timeout": str(settings.s3_timeout_seconds / 3),
             "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
         },
     )
@@ -225,6 +238,18 @@ def load_table(catalog: Catalog, table: TableName) -> Table | None:
         return None
 
 
+def catalog_tables(catalog: Catalog) -> list[TableName]:
+    """Every table of the catalog, by name."""
+    from sqlalchemy.exc import ProgrammingError
+
+    try:
+        with reaching("list the tables"):
+            found = [each for namespace in catalog.list_namespaces() for each in catalog.list_tables(namespace)]
+    except ProgrammingError:  # as in load_table
+        return []
+    return sorted(TableName(*each) for each in found)
+
+
 @contextmanager
 def reaching(purpose: str) -> Iterator[None]:
     """Raise :class:`TransientError` where the catalog database or the warehouse's S3 server cannot be reached."""
@@ -233,7 +258,8 @@ def reaching(purpose: str) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise _unreachable("catalog", purpose, str(error.orig)) from None
+        answer = str(error.orig)
+        raise refused_login(answer) or _unreachable("catalog", purpose, answer) from None
     except FileNotFoundError as error:
         raise IntegrityError(
             f"a metadata file is missing: cannot {purpose}",
@@ -243,6 +269,20 @@ def reaching(purpose: str) -> Iterator[None]:
         ) from None
     except OSError as error:  # how PyArrow reports what S3 answers, or that it does not
         raise _unreachable("warehouse", purpose, str(error)) from None
+
+
+def refused_login(answer: str) -> SettingsError | None:
+    """The error where PostgreSQL says that a name or a password is wrong: no other try would help."""
+    fatal = [line.partition("FATAL:")[2].strip() for line in answer.splitlines() if "FATAL:" in line]
+    refused = next((line for line in fatal if any(sign in line for sign in _REFUSED)), "")
+    if not refused:
+        return None
+    return SettingsError(
+        f"the catalog database does not let us in: {refused}",
+        where="LAKEHOUSE_CATALOG_USER, LAKEHOUSE_CATALOG_PASSWORD, LAKEHOUSE_CATALOG_DATABASE",
+        untouched="everything; nothing was written",
+        todo="correct these settings; `lakehouse up` makes the local servers' own",
+    )
 
 
 def _unreachable(server: str, purpose: str, answer: str) -> TransientError:

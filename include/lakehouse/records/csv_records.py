@@ -13,10 +13,9 @@ import pyarrow as pa
 
 from lakehouse.records.blocks import Blocks
 from lakehouse.records.csv_lines import CsvReader, CsvRecord, Lines
-from lakehouse.records.layout import MAX_RECORD_BYTES, Layout
+from lakehouse.records.layout import MAX_NAME_BYTES, MAX_RECORD_BYTES, Layout
+from lakehouse.records.magic import hint
 from lakehouse.records.rows import Origin, Rejection, batch, rejected_batch, text_array, unique_names
-
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Header:
@@ -39,7 +38,16 @@ class Header:
         """Why the file cannot be read with this header; empty when it can."""
         if self.repeated:
             return f"the header names {', '.join(self.repeated)} more than once"
-        return "" if self.positions else "the header has none of the contract's columns; is it missing?"
+        # The name of an extra column is kept with every value of it: a long one would multiply the file.
+        if any(len(name.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES for name, _ in self.extra):
+            return f"the header has a name of more than {MAX_NAME_BYTES} bytes"
+        return "" if self.positions else f"the header has none of the contract's columns; {self._instead()}"
+
+    def _instead(self) -> str:
+        """What may have happened to the names."""
+        found = {name.strip().casefold() for name, _ in self.extra}
+        alike = [name for name in self.missing if name.casefold() in found]
+        return f"{alike[0]} is there with other case or spaces" if alike else "is it missing?"
 
 
 class CsvFile:
@@ -78,12 +86,11 @@ class CsvFile:
     def _unreadable(self, first: CsvRecord) -> str:
         if first.rejection is None:
             return ""
-        looks_like = "; it looks like UTF-16" if self._lines.taken[0].startswith(_UTF16_MARKS) else ""
-        return "the header cannot be read: " + first.rejection.reason.partition(": ")[2] + looks_like
+        return "the header cannot be read: " + first.rejection.reason.partition(": ")[2]
 
     def _refused(self, line: int, problem: str) -> pa.RecordBatch:
         data = b"".join(self._lines.taken)
-        reason = f"the whole file is refused, {problem}"
+        reason = f"the whole file is refused, {problem}{hint(data)}; put it right and land it again"
         return rejected_batch(self._layout, 1, line, Rejection.of(data, self._encoding, line, reason))
 
     def _damaged(self) -> pa.RecordBatch:
@@ -160,11 +167,6 @@ class CsvFile:
             else None,
             rejections=rejections,
         )
-
-    def _missing(self, header: Header, size: int, rejections: dict[int, Rejection]) -> list[list[str] | None] | None:
-        if not header.missing:
-            return None
-        return [None if at in rejections else header.missing for at in range(size)]
 
     def _extra(
         self, header: Header, cells: Sequence[Sequence[str | None]], rejections: dict[int, Rejection]

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from lakehouse.records.layout import Compression
+from lakehouse.records.magic import hint
 
 _PLAIN_BYTES = 512 * 1024
 _PIECE_BYTES = 128 * 1024
 _GZIP_BYTES = 64 * 1024
 _ZSTD_BYTES = 1024  # 4 bytes of zstd can hold 128 KiB, so this bounds one step's output to 32 MiB
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_FREE_BYTES = 256 * 1024 * 1024
+_MAX_EXPANSION = 200  # text that people keep shrinks to a tenth or a thirtieth; a bomb to a thousandth and less
 
 
 class DamagedFile(Exception):
@@ -23,14 +26,48 @@ class DamagedFile(Exception):
 def pieces(stream: BinaryIO, compression: Compression) -> Iterator[bytes]:
     """The stream's decompressed bytes, a piece at a time.
 
-    Raises :class:`DamagedFile` where the compressed data are corrupt, cut short or something else; an ``OSError`` of
-    the stream itself passes through.
+    Raises :class:`DamagedFile` where the compressed data are corrupt, cut short, something else or a decompression
+    bomb; an ``OSError`` of the stream itself passes through.
     """
-    if compression == "gzip":
-        return _gunzip(stream)
-    if compression == "zstd":
-        return _unzstd(stream)
-    return _read(stream, _PLAIN_BYTES)
+    if compression is None:
+        return _read(stream, _PLAIN_BYTES)
+    packed = _Counted(stream)
+    return _bounded(_gunzip(packed) if compression == "gzip" else _unzstd(packed), packed)
+
+
+def most_bytes(packed_bytes: int) -> int:
+    """How much a file of this size may expand to: what it fills of memory and disk is bounded by what was landed."""
+    return _FREE_BYTES + _MAX_EXPANSION * packed_bytes
+
+
+def bomb(packed_bytes: int) -> DamagedFile:
+    """The refusal of a file that expands to more than :func:`most_bytes`."""
+    return DamagedFile(
+        f"it is a decompression bomb: {packed_bytes:,} bytes of it expand to more than {most_bytes(packed_bytes):,}; "
+        "if it is meant, send it in smaller files or less compressed"
+    )
+
+
+class _Counted:
+    """A stream that knows how much was read of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.size_bytes = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.size_bytes += len(data)
+        return data
+
+
+def _bounded(plain: Iterator[bytes], packed: _Counted) -> Iterator[bytes]:
+    total = 0
+    for piece in plain:
+        total += len(piece)
+        if total > most_bytes(packed.size_bytes):
+            raise bomb(packed.size_bytes)
+        yield piece
 
 
 def utf8_from_utf16(source: Iterator[bytes]) -> Iterator[bytes]:
@@ -44,16 +81,18 @@ def utf8_from_utf16(source: Iterator[bytes]) -> Iterator[bytes]:
         raise DamagedFile("the UTF-16 text ends in the middle of a character") from None
 
 
-def _read(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def _read(stream: BinaryIO | _Counted, size: int) -> Iterator[bytes]:
     while piece := stream.read(size):
         yield piece
 
 
-def _gunzip(stream: BinaryIO) -> Iterator[bytes]:
+def _gunzip(stream: _Counted) -> Iterator[bytes]:
     """All members of a gzip file, one after another; zero bytes after the last one are padding."""
     decoder = zlib.decompressobj(_GZIP_WINDOW)
     is_between = is_first = True
+    first = b""
     for data in _read(stream, _GZIP_BYTES):
+        first = first or data
         while data:
             if is_between:
                 if not is_first:
@@ -66,7 +105,7 @@ def _gunzip(stream: BinaryIO) -> Iterator[bytes]:
                 piece = decoder.decompress(data, _PIECE_BYTES)
             except zlib.error as error:
                 yield _salvage(before, data)
-                raise DamagedFile(f"the gzip data are damaged ({error})") from None
+                raise DamagedFile(f"the gzip data are damaged ({error}){hint(first)}") from None
             yield piece
             is_between = decoder.eof
             data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
@@ -88,20 +127,22 @@ def _salvage(decoder: zlib._Decompress, data: bytes) -> bytes:
     return bytes(good)
 
 
-def _unzstd(stream: BinaryIO) -> Iterator[bytes]:
+def _unzstd(stream: _Counted) -> Iterator[bytes]:
     """All frames of a zstd file. The library's own stream reader takes a file that was cut short for a whole one."""
     import zstandard
 
     decoder = zstandard.ZstdDecompressor().decompressobj()
     is_between = is_first = True
+    first = b""
     for data in _read(stream, _ZSTD_BYTES):
+        first = first or data
         while data:
             if is_between:
                 decoder, is_between, is_first = zstandard.ZstdDecompressor().decompressobj(), False, False
             try:
                 piece = decoder.decompress(data)
             except zstandard.ZstdError as error:
-                raise DamagedFile(f"the zstd data are damaged ({error})") from None
+                raise DamagedFile(f"the zstd data are damaged ({error}){hint(first)}") from None
             for start in range(0, len(piece), _PIECE_BYTES):
                 yield piece[start : start + _PIECE_BYTES]
             is_between = decoder.eof

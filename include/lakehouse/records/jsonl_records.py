@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,9 +14,12 @@ import pyarrow as pa
 from lakehouse.records.blocks import Blocks
 from lakehouse.records.csv_lines import text_problem
 from lakehouse.records.layout import MAX_RECORD_BYTES, Layout
+from lakehouse.records.magic import hint
 from lakehouse.records.rows import Extra, Origin, Rejection, batch, rejected_batch
 
 _MAX_DEPTH = 64
+_SHOWN_KEYS = 5
+_SHOWN_BYTES = 80
 _TOO_DEEP = f"nested deeper than {_MAX_DEPTH} levels"
 
 
@@ -36,9 +40,10 @@ def _refuse_constant(name: str) -> NoReturn:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise _Refused(f"the key {', '.join(map(repr, repeated))} stands there more than once")
+        repeated = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        shown = ", ".join(repr(name[:_SHOWN_BYTES]) for name in repeated[:_SHOWN_KEYS])
+        others = f" and {len(repeated) - _SHOWN_KEYS} others" if len(repeated) > _SHOWN_KEYS else ""
+        raise _Refused(f"the key {shown}{others} stands there more than once")
     return found
 
 
@@ -94,20 +99,20 @@ class JsonlFile:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The file's records, then one rejected row if the file is damaged."""
-        records = self._all()
-        while found := list(islice(records, self._size)):
-            yield self._batch(found)
+        while (block := self._blocks.take()) is not None:
+            records = self._of_block(block)
+            while found := list(islice(records, self._size)):  # never more than a block: lines may be long
+                yield self._batch(found)
         if self._blocks.damage is not None:
             line, reason = self._line + 1, f"the file cannot be read on, {self._blocks.damage}"
             rejection = Rejection.of(self._blocks.rest, "utf-8", line, reason)
             yield rejected_batch(self._layout, self._records + 1, line, rejection)
 
-    def _all(self) -> Iterator[_Record]:
-        while (block := self._blocks.take()) is not None:
-            for data in self._blocks.split(block):
-                self._line += 1
-                if not data.isspace():
-                    yield self._record(data)
+    def _of_block(self, block: bytes) -> Iterator[_Record]:
+        for data in self._blocks.split(block):
+            self._line += 1
+            if not data.isspace():
+                yield self._record(data)
 
     def _record(self, data: bytes) -> _Record:
         try:
@@ -118,6 +123,7 @@ class JsonlFile:
             reason = _TOO_DEEP
         except json.JSONDecodeError as error:
             reason = f"it is not JSON ({error.msg} at position {error.pos + 1})"
+        reason += hint(data) if self._line == 1 and not data.startswith(b"{") else ""
         return _Record(self._line, self._blank, rejection=Rejection.of(data, "utf-8", self._line, reason))
 
     def _parsed(self, data: bytes) -> _Record:

@@ -16,6 +16,9 @@ Compression = Literal["gzip", "zstd"] | None
 MAX_RECORD_BYTES = 1024 * 1024
 """A longer record is rejected, and only this much of its text is kept in ``_raw``."""
 
+MAX_NAME_BYTES = 255
+"""A longer column name in a CSV header refuses the file."""
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -8,17 +8,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lakehouse.records.decompress import DamagedFile, pieces
-from lakehouse.records.layout import Compression, Layout
+from lakehouse.records.decompress import DamagedFile, bomb, most_bytes, pieces
+from lakehouse.records.layout import MAX_NAME_BYTES, MAX_RECORD_BYTES, Compression, Layout
+from lakehouse.records.magic import hint
+from lakehouse.records.parquet_bounds import BATCH_BYTES, Sizes, cuts, refuse_bomb, row_bytes
+from lakehouse.records.parquet_text import as_text, invalid_positions, is_texts, shown
 from lakehouse.records.rows import Extra, Origin, Rejection, batch, rejected_batch, unique_names
 
 _SPOOL_BYTES = 16 * 1024 * 1024
+_MAGIC_BYTES = 64
 
 
 class _Watched(io.RawIOBase):
@@ -62,44 +66,71 @@ class ParquetRecords:
         """The file's rows, then one rejected row if the file is damaged, no Parquet or of another shape."""
         try:
             with _seekable(self._stream, self._compression) as stream:
-                if stream.seek(0, io.SEEK_END) == 0:
-                    return
+                size_bytes = stream.seek(0, io.SEEK_END)
                 stream.seek(0)
-                yield from self._read(_Watched(stream))
+                if size_bytes:
+                    yield from self._read(_Watched(stream), size_bytes)
         except DamagedFile as damage:
             yield self._failed(str(damage))
 
-    def _read(self, stream: _Watched) -> Iterator[pa.RecordBatch]:
+    def _read(self, stream: _Watched, size_bytes: int) -> Iterator[pa.RecordBatch]:
+        start = stream.read(_MAGIC_BYTES)
+        stream.seek(0)
         try:
             with pq.ParquetFile(stream) as file:
-                names = unique_names(file.schema_arrow.names)
                 if problem := self._problem(file.schema_arrow.names):
                     raise DamagedFile(problem)
-                for found in file.iter_batches(batch_size=self._size):
-                    yield self._batch(names, found)
-        except (pa.ArrowException, OSError, ValueError, EOFError, NotImplementedError) as error:
+                texts, rows, found = _texts(file.schema), self._rows_at_once(file), file.metadata
+            # Texts stay in their dictionaries until it is known how long they are.
+            with pq.ParquetFile(stream, metadata=found, read_dictionary=texts, page_checksum_verification=True) as file:
+                names = unique_names(file.schema_arrow.names)
+                yield from self._rows(names, file.iter_batches(batch_size=rows), size_bytes)
+        except (pa.ArrowException, OSError, ValueError, EOFError, NotImplementedError, ArithmeticError) as error:
             if stream.failure is not None:
                 raise stream.failure from None
-            raise DamagedFile(f"it is damaged or no Parquet ({str(error).strip().splitlines()[0]})") from None
+            what = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DamagedFile(f"it is damaged or no Parquet ({what}){_otherwise(start)}") from None
+
+    def _rows_at_once(self, file: pq.ParquetFile) -> int:
+        """Rows that take about ``BATCH_BYTES``, as far as the footer tells. Refuses chunks that are bombs."""
+        most = 1
+        for at in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(at)
+            for column in range(group.num_columns):
+                refuse_bomb(group.column(column))
+            most = max(most, group.total_byte_size // max(1, group.num_rows))
+        return max(1, min(self._size, BATCH_BYTES // most))
+
+    def _rows(self, names: list[str], batches: Iterator[pa.RecordBatch], size_bytes: int) -> Iterator[pa.RecordBatch]:
+        """Batches of bounded size, however often a long text is repeated in them."""
+        total = 0
+        for whole in batches:
+            sizes = row_bytes(whole)
+            for start, end in cuts(sizes):
+                total += int(sizes[start:end].sum())
+                if total > most_bytes(size_bytes):
+                    raise bomb(size_bytes)
+                yield self._batch(names, whole.slice(start, end - start), sizes[start:end])
 
     def _problem(self, found: list[str]) -> str:
         repeated = sorted({name for name in self._layout.columns if found.count(name) > 1})
         if repeated:
             return f"it has the column {', '.join(repeated)} more than once"
+        if any(len(name.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES for name in found):
+            return f"it has a column name of more than {MAX_NAME_BYTES} bytes"
         return "" if set(found) & set(self._layout.columns) else "it has none of the contract's columns"
 
     def _failed(self, reason: str) -> pa.RecordBatch:
-        rejection = Rejection(None, f"the file cannot be read on, {reason}")
+        rejection = Rejection(None, f"the file cannot be read on, {reason}; put it right and land it again")
         return rejected_batch(self._layout, self._records + 1, None, rejection)
 
-    def _batch(self, names: list[str], found: pa.RecordBatch) -> pa.RecordBatch:
+    def _batch(self, names: list[str], found: pa.RecordBatch, sizes: Sizes) -> pa.RecordBatch:
         size, declared = found.num_rows, set(self._layout.columns)
-        cells = {name: _as_text(column) for name, column in zip(names, found.columns, strict=True)}
-        rejections = self._not_text(cells)
+        cells = {name: as_text(column) for name, column in zip(names, found.columns, strict=True)}
+        rejections = self._not_text(cells) | self._too_long(cells, sizes)
         for name, column in cells.items():
             if rejections:
-                keep = pa.array([None if at in rejections else True for at in range(size)], pa.bool_())
-                column = pc.if_else(keep, column, None)
+                column = column.take(pa.array([None if at in rejections else at for at in range(size)], pa.int64()))
             cells[name] = column.cast(pa.string())
         extra = {name: column for name, column in cells.items() if name not in declared}
         missing = [name for name in self._layout.columns if name not in cells]
@@ -118,11 +149,41 @@ class ParquetRecords:
         """Rows with bytes that are not UTF-8; Parquet's readers do not check, and Spark would alter them."""
         rejections: dict[int, Rejection] = {}
         for name, column in cells.items():
-            for at in _invalid_positions(column):
-                row = {key: _shown(values[at].as_py()) for key, values in cells.items()}
+            for at in invalid_positions(column):
                 reason = f"record {self._records + 1 + at}: the value of {name} is not UTF-8"
-                rejections.setdefault(at, Rejection(json.dumps(row, ensure_ascii=False), reason))
+                rejections.setdefault(at, Rejection(_raw(cells, at), reason))
         return rejections
+
+    def _too_long(self, cells: dict[str, pa.Array], sizes: Sizes) -> dict[int, Rejection]:
+        reason = "record {}: it is longer than {} bytes; only the first {} bytes are kept"
+        return {
+            at: Rejection(_raw(cells, at), reason.format(self._records + 1 + at, MAX_RECORD_BYTES, MAX_RECORD_BYTES))
+            for at in (sizes > MAX_RECORD_BYTES).nonzero()[0].tolist()
+        }
+
+
+def _raw(cells: dict[str, pa.Array], at: int) -> str:
+    """A row as JSON, cut to the length that a record may have."""
+    row = {name: shown(_start(column.slice(at, 1))) for name, column in cells.items()}
+    return json.dumps(row, ensure_ascii=False).encode()[:MAX_RECORD_BYTES].decode("utf-8", "ignore")
+
+
+def _start(value: pa.Array) -> object:
+    """The beginning of the one value of an array."""
+    if not is_texts(value.type):
+        return value[0].as_py()
+    return pc.binary_slice(value.cast(pa.binary()), 0, MAX_RECORD_BYTES)[0].as_py()
+
+
+def _texts(schema: pq.ParquetSchema) -> list[str]:
+    """Columns, nested ones too, that Arrow can leave in their dictionaries."""
+    columns = [schema.column(at) for at in range(len(schema))]
+    kinds = ("NONE", "STRING", "ENUM", "JSON", "BSON")
+    return [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in kinds]
+
+
+def _otherwise(start: bytes) -> str:
+    return "" if start.startswith(b"PAR1") else hint(start)
 
 
 @contextmanager
@@ -139,60 +200,6 @@ def _seekable(stream: BinaryIO, compression: Compression) -> Iterator[BinaryIO]:
                 spool.write(piece)
         spool.seek(0)
         yield spool  # type: ignore[misc]
-
-
-def _as_text(column: pa.Array) -> pa.Array:
-    """A column as text, still as bytes where nobody has checked yet that they are UTF-8."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _as_text(column.dictionary_decode())
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        return column.cast(pa.binary())
-    if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return column.cast(pa.binary())
-    if pa.types.is_timestamp(kind):
-        return _timestamps(column)
-    if pa.types.is_decimal(kind):
-        return pa.array([None if value is None else format(value, "f") for value in column.to_pylist()], pa.string())
-    if pa.types.is_nested(kind):
-        return pa.array([None if value is None else _json(value) for value in column.to_pylist()], pa.string())
-    return column.cast(pa.string())
-
-
-def _timestamps(column: pa.Array) -> pa.Array:
-    """ISO 8601; those with a zone are instants and are given in UTC, with a Z."""
-    zone = column.type.tz
-    plain = column.cast(pa.timestamp(column.type.unit, "UTC")).cast(pa.timestamp(column.type.unit)) if zone else column
-    text = pc.replace_substring(plain.cast(pa.string()), " ", "T")
-    return pc.binary_join_element_wise(text, "Z", "") if zone else text
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_shown)
-
-
-def _shown(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return None if value is None else str(value)
-
-
-def _invalid_positions(column: pa.Array) -> list[int]:
-    if not pa.types.is_binary(column.type):
-        return []
-    try:
-        column.cast(pa.string()).validate(full=True)
-    except pa.ArrowInvalid:
-        return [at for at, value in enumerate(column.to_pylist()) if value is not None and not _is_utf8(value)]
-    return []
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _extra(columns: dict[str, pa.Array], size: int, rejections: dict[int, Rejection]) -> list[Extra | None]:

@@ -1,4 +1,4 @@
-"""Real servers for the whole run, and a fresh lake for whoever wants one."""
+"""Real servers for the whole run, and a fresh lake for whoever wants one. Started only by a test that asks for them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,32 @@
+"""Every file that a table refers to, walked from its metadata; a listing is never asked what belongs to a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lakehouse.ledger.watermark import reaching
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+
+def references(table: Table) -> Iterator[str]:
+    """Metadata files, and of all snapshots: manifest lists, manifests, data and delete files, statistics.
+
+    Snapshots that no branch leads to count, too, as long as the metadata has them: expiry decides about these.
+    """
+    metadata, seen = table.metadata, set()
+    yield table.metadata_location
+    yield from (entry.metadata_file for entry in metadata.metadata_log)
+    yield from (each.statistics_path for each in (*metadata.statistics, *metadata.partition_statistics))
+    for snapshot in metadata.snapshots:
+        yield snapshot.manifest_list
+        with reaching(f"read the manifests of {'.'.join(table.name())}"):
+            new = [each for each in snapshot.manifests(table.io) if each.manifest_path not in seen]
+        for manifest in new:
+            seen.add(manifest.manifest_path)
+            yield manifest.manifest_path
+            with reaching(f"read a manifest of {'.'.join(table.name())}"):
+                entries = manifest.fetch_manifest_entry(table.io, discard_deleted=False)
+            yield from (entry.data_file.file_path for entry in entries)
