@@ -121,11 +121,12 @@ def slices(chance: random.Random) -> Timeline:
 
 def snapshots(chance: random.Random) -> Timeline:
     """Full snapshots: one at a time, several at once, late, restated, held beside a new one, released."""
-    held = chance.choice([1, 2, 3, 4, 5])
+    again = _again(chance, (0, 1, 3, 4))
+    held = chance.choice([number for number, unit in enumerate((0, 1, 3, 4, 2), 1) if unit != again.unit])
     runs = (
         Run((_fresh(chance, 0), _fresh(chance, 1), _fresh(chance, 3))),
         Run((_fresh(chance, 4),)),
-        Run((_fresh(chance, 2), _again(chance, (0, 1, 3, 4)))),
+        Run((_fresh(chance, 2), again)),
         Run((_fresh(chance, 6), _fresh(chance, 5))),
         Run((_fresh(chance, 7),), decides=(("hold", held),)),
         Run((_again(chance, range(8)),), decides=(("release", held), ("discard", chance.choice([6, 7, 8])))),

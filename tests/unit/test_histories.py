@@ -94,3 +94,12 @@ def test_the_contracts_and_timelines_are_in_order(plan: type[timelines.feed]) ->
         )
     fed = {"increment": (MIXED, LIVES), "slice": (DAILY, LIVES), "snapshot": (MIXED, LIVES, TRACKED)}[scene.kind]
     assert list(check_contract(contract(scene.kind, fed))) == []
+
+
+@pytest.mark.parametrize("plan", [timelines.snapshots, timelines.bad_snapshots])
+def test_a_decision_always_leaves_a_unit_of_snapshots_without_a_batch(plan: type[timelines.feed]) -> None:
+    """Whatever is drawn: the proof on real servers walks the way of a snapshot that nothing took the place of."""
+    for seed in range(300):
+        timeline = plan(random.Random(seed))  # noqa: S311 - a seed, not a secret
+        units = [{timeline.unit(number) for number in timeline.live(run)} for run in range(len(timeline.runs) + 1)]
+        assert any(before - after for before, after in zip(units, units[1:], strict=False)), seed
