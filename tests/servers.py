@@ -54,8 +54,8 @@ def new_settings(servers: Settings) -> Callable[[], Settings]:
 @pytest.fixture(scope="session")
 def new_lake(spark: SparkSession, new_settings: Callable[[], Settings]) -> NewLake:
     """Makes an empty lake: a session of its own in the run's JVM, with a catalog that no other session knows."""
+    from lakehouse.core.spark_conf import catalog_conf
     from lakehouse.engine.publish import Lake
-    from lakehouse.engine.session import catalog_conf
 
     def make() -> Lake:
         mine = new_settings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def setup() -> None:
-    """Fetch the pinned jars and make sure that an S3 server is there. Again: nothing to do, at once."""
+    """Fetch the pinned jars, find or build an S3 server, and make Spark start faster. Again: nothing to do, at once."""
     from lakehouse.core.jars import jar_paths
     from lakehouse.stack.jars import fetch_jars
 
@@ -38,6 +39,7 @@ def setup() -> None:
         typer.echo(path)
     if settings.s3_server in ("auto", "minio"):
         _prepare_minio(settings.s3_server == "minio", progress)
+    _prepare_archive(progress)
 
 
 def _prepare_minio(is_required: bool, progress: Console) -> None:
@@ -48,6 +50,20 @@ def _prepare_minio(is_required: bool, progress: Console) -> None:
         minio.require(found)
     if found.path is None:
         progress.print(f"[bold red]no MinIO[/]: {found.reason}. `lakehouse up` will use a stand-in without storage")
+
+
+def _prepare_archive(progress: Console) -> None:
+    """A small demo on servers of its own is what the archive of Spark's classes is made from."""
+    from lakehouse.stack.archive import make_archive, trained_by
+
+    cache = load_settings().cache
+    demo = [sys.executable, "-m", "lakehouse.cli.main", "demo", "--days", "2", "--size", "0.02"]
+    with progress.status("checking the archive of Spark's classes") as shown:
+        reason = make_archive(
+            cache, trained_by(demo, cache), lambda: shown.update("archiving Spark's classes (a minute or two), once")
+        )
+    if reason:
+        progress.print(f"[bold yellow]Spark will start more slowly than it could[/]: {reason}", highlight=False)
 
 
 def up(as_json: AsJson = False) -> None:

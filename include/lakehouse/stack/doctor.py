@@ -16,11 +16,12 @@ import psutil
 from packaging.markers import InvalidMarker, Marker
 
 from lakehouse.core.jars import pinned_jars
+from lakehouse.core.java import java_program
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import buckets, checks, external, local, ports, postgres
 from lakehouse.stack.checks import Check
 from lakehouse.stack.credentials import admin_path, env_path
-from lakehouse.stack.java import java_program, java_version
+from lakehouse.stack.java import java_version
 from lakehouse.stack.model import ServerStatus
 
 if TYPE_CHECKING:
