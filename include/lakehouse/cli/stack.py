@@ -13,11 +13,13 @@ from rich.table import Table
 
 from lakehouse.core.errors import StackError
 from lakehouse.core.settings import load_settings
+from lakehouse.core.spark_place import place_of
 
 if TYPE_CHECKING:
     from lakehouse.stack.model import StackStatus
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+Spark = Annotated[bool, typer.Option("--spark", help="Also start Spark Connect servers, so that jobs start warm.")]
 _COLOURS = {"up": "green"}
 
 
@@ -66,11 +68,20 @@ def _prepare_archive(progress: Console) -> None:
         progress.print(f"[bold yellow]Spark will start more slowly than it could[/]: {reason}", highlight=False)
 
 
-def up(as_json: AsJson = False) -> None:
-    """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up."""
+def up(spark: Spark = False, as_json: AsJson = False) -> None:
+    """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up.
+
+    With --spark, or LAKEHOUSE_SPARK_MASTER=connect, two Spark Connect servers as well: one for jobs, and one with the
+    reader's role for consoles. One that runs with other settings or code than now is started anew.
+    """
     from lakehouse.stack import up as bring_up
 
-    _print_status(bring_up(load_settings(), Console(stderr=True)), as_json)
+    settings, console = load_settings(), Console(stderr=True)
+    with console.status("starting servers"):
+        found = bring_up(settings, console, spark=spark)
+    _print_status(found, as_json)
+    if spark and place_of(settings.spark_master) == "process" and not as_json:
+        console.print("Jobs and consoles still start a JVM each; export LAKEHOUSE_SPARK_MASTER=connect to use these.")
 
 
 def down(as_json: AsJson = False) -> None:

@@ -7,17 +7,23 @@ notebook with the same SPARK_CONF_DIR gets at the same tables.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lakehouse.core.class_archive import JVM_OPTIONS, archive_options
+from lakehouse.core.errors import SettingsError
 from lakehouse.core.jars import jar_paths
-from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.core.settings import CATALOG, PROJECT_ROOT, Settings
+from lakehouse.core.spark_place import OWN_PROCESS, is_loopback, master_host, place_of
 
 CONF_FILE = "spark-defaults.conf"
 LOGGING_FILE = "log4j2.properties"
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _DEFAULT_OPTIONS = "spark.driver.defaultJavaOptions"
+_LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+IN_PROCESS = {"spark.master": OWN_PROCESS, **_LOOPBACK}
+"""Where a JVM runs that computes all by itself."""
 _S3_TRIES = 4
 _LOG4J = """\
 # Generated. Spark's own words go to a file; what a person has to act on is said by the lakehouse.
@@ -36,6 +42,9 @@ def catalog_conf(settings: Settings, *, read_only: bool = False) -> dict[str, st
     settings.require_servers()
     user = settings.reader_user if read_only else settings.catalog_user
     password = settings.reader_password if read_only else settings.catalog_password
+    key_id, secret = settings.s3_access_key_id, settings.s3_secret_access_key
+    if read_only and settings.reader_s3_access_key_id:
+        key_id, secret = settings.reader_s3_access_key_id, settings.reader_s3_secret_access_key
     # Without socketTimeout and tcpKeepAlive a lost reply would hang the driver for good.
     uri = (
         f"jdbc:postgresql://{settings.postgres_host}:{settings.postgres_port}/{settings.catalog_database}"
@@ -55,8 +64,8 @@ def catalog_conf(settings: Settings, *, read_only: bool = False) -> dict[str, st
         "cache-enabled": "false",
         "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
         "s3.path-style-access": "true",
-        "s3.access-key-id": settings.s3_access_key_id,
-        "s3.secret-access-key": settings.s3_secret_access_key.get_secret_value(),
+        "s3.access-key-id": key_id,
+        "s3.secret-access-key": secret.get_secret_value(),
         "client.region": settings.s3_region,
         **_s3_patience(settings.s3_timeout_seconds),
     }
@@ -80,18 +89,50 @@ def _s3_patience(seconds: int) -> dict[str, str]:
     }
 
 
+def place_conf(settings: Settings) -> dict[str, str]:
+    """Settings that follow from where Spark runs. Beside a Connect server, a plain Spark is a process of its own.
+
+    Raises :class:`SettingsError` for a cluster beyond this machine to which anybody could give work.
+    """
+    master = settings.spark_master
+    if place_of(master) != "cluster":
+        return IN_PROCESS if place_of(master) == "connect" else {**IN_PROCESS, "spark.master": master}
+    return {
+        "spark.master": master,
+        # Executors get the jars from the driver; the project and its interpreter are where they are here.
+        "spark.jars": ",".join(map(str, jar_paths(settings.cache))),
+        "spark.pyspark.python": sys.executable,
+        "spark.executorEnv.PYTHONPATH": str(PROJECT_ROOT / "include"),
+        **(_LOOPBACK if is_loopback(master_host(master)) else {}),
+        **_trust(settings),
+    }
+
+
+def _trust(settings: Settings) -> dict[str, str]:
+    """How driver and executors know each other. YARN and Kubernetes hand out a secret for each job."""
+    secret, host = settings.spark_secret.get_secret_value(), master_host(settings.spark_master)
+    is_standalone = settings.spark_master.startswith("spark://")
+    if is_standalone and not secret and not is_loopback(host):
+        raise SettingsError(
+            f"whoever reaches the ports of this job could run programs in it: {host} is not this machine",
+            where=f"LAKEHOUSE_SPARK_MASTER={settings.spark_master}",
+            todo="set LAKEHOUSE_SPARK_SECRET to the spark.authenticate.secret of that cluster's master and workers",
+        )
+    if is_standalone and not secret:
+        return {}
+    given = {"spark.authenticate.secret": secret} if is_standalone else {}
+    return {"spark.authenticate": "true", "spark.network.crypto.enabled": "true", **given}
+
+
 def base_conf(settings: Settings) -> dict[str, str]:
-    """Settings of a session that needs no servers."""
+    """Settings of any session of ours, wherever it runs and whatever it reads."""
     scratch = settings.home / "spark"
     return {
-        "spark.master": settings.spark_master,
-        # Not spark.jars, which copies a hundred megabytes for each session, and loads classes past the archive.
+        # Not spark.jars alone: that copies a hundred megabytes for each session, and loads classes past the archive.
         "spark.driver.extraClassPath": os.pathsep.join(map(str, jar_paths(settings.cache))),
         "spark.driver.memory": settings.spark_driver_memory,
         _DEFAULT_OPTIONS: java_options(archive_options(settings.cache)),
         JAVA_OPTIONS: java_options(JVM_OPTIONS),
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch / "tmp"),
@@ -121,7 +162,7 @@ def base_conf(settings: Settings) -> dict[str, str]:
 def session_conf(settings: Settings, *, read_only: bool = False) -> dict[str, str]:
     """Everything that a session of the lake needs."""
     catalog = catalog_conf(settings, read_only=read_only) | {"spark.sql.defaultCatalog": CATALOG}
-    return base_conf(settings) | catalog | settings.spark_conf
+    return base_conf(settings) | place_conf(settings) | catalog | settings.spark_conf
 
 
 def java_options(options: Iterable[str]) -> str:
