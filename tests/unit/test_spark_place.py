@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import socket
@@ -364,3 +365,19 @@ def test_a_bad_master_is_told_with_its_setting(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("LAKEHOUSE_SPARK_MASTER", "mesos://x")
     with pytest.raises(LakehouseError, match="LAKEHOUSE_SPARK_MASTER.*must be local"):
         load_settings(tmp_path)
+
+
+HANDLES = {"_jvm", "_jdf", "_jc", "_jsc", "_sc", "_jsparkSession", "_instantiatedSession", "sparkContext", "rdd"}
+
+
+def handles(source: str) -> list[str]:
+    """What a piece of code uses that a session on a server does not have."""
+    return [f"{n.attr}, line {n.lineno}" for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)
+            and n.attr in HANDLES]  # fmt: skip
+
+
+def test_jobs_use_nothing_that_a_server_does_not_have() -> None:
+    files = [path for folder in ("include/lakehouse", "spark_jobs") for path in (PROJECT_ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert {str(path): found for path in files if (found := handles(path.read_text("utf-8")))} == {}
+    assert handles("x = spark.sparkContext\nspark._jvm.java") == ["sparkContext, line 1", "_jvm, line 2"]
