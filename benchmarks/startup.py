@@ -56,7 +56,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="lakehouse-benchmark-", ignore_cleanup_errors=True) as scratch:
         os.chmod(scratch, 0o711)  # noqa: S103 - PostgreSQL runs as another account when started by root
-        environment = {**os.environ, "LAKEHOUSE_HOME": scratch}
+        # Compiled modules are kept, as they are where programs run again and again.
+        environment = {**os.environ, "LAKEHOUSE_HOME": scratch, "PYTHONPYCACHEPREFIX": f"{scratch}/pyc"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         try:
             up = subprocess.run(
                 [LAKEHOUSE, "up", "--spark", "--json"], env=environment, check=True, capture_output=True, text=True

@@ -16,11 +16,11 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from lakehouse.core.connect_conf import CODE, code_fingerprint, server_address
-from lakehouse.core.errors import SettingsError, TransientError
+from lakehouse.core.errors import LakehouseError, SettingsError, TransientError
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.core.spark_place import ConnectAddress
-from lakehouse.engine.spark_errors import root_cause
+from lakehouse.engine.spark_errors import is_passing, root_cause, translate
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.client import DefaultChannelBuilder
@@ -176,13 +176,16 @@ def _database(uri: str) -> str:
     return uri.partition("?")[0].rpartition("/")[2]
 
 
-def _refused(address: ConnectAddress, error: PySparkException) -> SettingsError:
-    said = root_cause(str(error))
-    is_token = "UNAUTHENTICATED" in said or "nauthenticated" in said or "token" in said.lower()
+def _refused(address: ConnectAddress, error: PySparkException) -> LakehouseError:
+    text = str(error)
+    if is_passing(text):
+        return translate(text, address.url)
+    is_token = "unauthenticated" in text.lower() or "token" in text.lower()
     return SettingsError(
-        f"the Spark Connect server does not take this job: {'the token is wrong' if is_token else said}",
+        f"the Spark Connect server does not take this job: {'the token is wrong' if is_token else root_cause(text)}",
         where=address.url,
         untouched="everything; nothing was started",
-        todo="set the LAKEHOUSE_CONNECT_*TOKEN that the server was started with" if is_token else
-        "look at the server's log, which `lakehouse status` names",
-    )  # fmt: skip
+        todo="set the LAKEHOUSE_CONNECT_*TOKEN that the server was started with"
+        if is_token
+        else "look at the server's log, which `lakehouse status` names",
+    )
