@@ -178,8 +178,9 @@ def test_a_cluster_gives_the_same_tables(
     with cluster(tmp_path) as running:
         more = {
             "LAKEHOUSE_SPARK_MASTER": running.url,
-            "LAKEHOUSE_SPARK_SECRET": running.secret,
-            "LAKEHOUSE_SPARK_CONF": json.dumps({"spark.executor.memory": "768m"}),
+            "LAKEHOUSE_SPARK_CONF": json.dumps(
+                {"spark.executor.memory": "768m", "spark.authenticate.secret": running.secret}
+            ),
             "SPARK_CONF_DIR": str(tmp_path / "nothing"),
             "SPARK_LOCAL_IP": "127.0.0.1",
         }

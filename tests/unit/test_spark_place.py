@@ -124,9 +124,9 @@ def test_executors_get_jars_interpreter_and_code(tmp_path: Path) -> None:
 
 def test_a_cluster_elsewhere_needs_a_secret(tmp_path: Path) -> None:
     elsewhere = settings(tmp_path, spark_master="spark://spark.example:7077")
-    with pytest.raises(SettingsError, match="LAKEHOUSE_SPARK_SECRET"):
+    with pytest.raises(SettingsError, match="LAKEHOUSE_SPARK_CONF"):
         session_conf(elsewhere)
-    conf = session_conf(elsewhere.model_copy(update={"spark_secret": SecretStr("cluster-secret")}))
+    conf = session_conf(elsewhere.model_copy(update={"spark_conf": {"spark.authenticate.secret": "cluster-secret"}}))
     assert conf["spark.authenticate.secret"] == "cluster-secret"
     assert conf["spark.authenticate"] == conf["spark.network.crypto.enabled"] == "true"
     assert "spark.driver.host" not in conf, "executors could not reach loopback"

@@ -75,9 +75,6 @@ class Settings(BaseSettings):
         "cluster.",
     )
     spark_driver_memory: str = Field("2g", description="Memory of a job's driver, and of the Spark Connect server.")
-    spark_secret: SecretStr = Field(
-        SecretStr(""), description="What a standalone cluster shares with its jobs (`spark.authenticate.secret`)."
-    )
     spark_conf: dict[str, str] = Field(
         default_factory=dict, description='Further Spark settings as JSON: {"spark.executor.memory": "4g"}.'
     )

@@ -110,18 +110,17 @@ def place_conf(settings: Settings) -> dict[str, str]:
 
 def _trust(settings: Settings) -> dict[str, str]:
     """How driver and executors know each other. YARN and Kubernetes hand out a secret for each job."""
-    secret, host = settings.spark_secret.get_secret_value(), master_host(settings.spark_master)
+    has_secret, host = "spark.authenticate.secret" in settings.spark_conf, master_host(settings.spark_master)
     is_standalone = settings.spark_master.startswith("spark://")
-    if is_standalone and not secret and not is_loopback(host):
+    if is_standalone and not has_secret and not is_loopback(host):
         raise SettingsError(
             f"whoever reaches the ports of this job could run programs in it: {host} is not this machine",
             where=f"LAKEHOUSE_SPARK_MASTER={settings.spark_master}",
-            todo="set LAKEHOUSE_SPARK_SECRET to the spark.authenticate.secret of that cluster's master and workers",
+            todo="add the spark.authenticate.secret of that cluster's master and workers to LAKEHOUSE_SPARK_CONF",
         )
-    if is_standalone and not secret:
+    if is_standalone and not has_secret:
         return {}
-    given = {"spark.authenticate.secret": secret} if is_standalone else {}
-    return {"spark.authenticate": "true", "spark.network.crypto.enabled": "true", **given}
+    return {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
 
 
 def base_conf(settings: Settings) -> dict[str, str]:
