@@ -137,18 +137,15 @@ def program(verb: str, mine: Settings, more: Mapping[str, str], *arguments: str)
 
 
 def told(command: list[str], mine: Settings, more: Mapping[str, str]) -> Any:
-    ended = subprocess.run(
-        command,
-        cwd=PROJECT_ROOT,
-        env=surroundings(mine, more),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    environment, log = surroundings(mine, more), mine.home / "spark" / "writer" / "spark.log"
+    try:
+        ended = subprocess.run(
+            command, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+        )
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(f"it did not end: {late}\n{log.read_text()[-3000:] if log.exists() else ''}") from None
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
-    (line,) = ended.stdout.splitlines()
-    return json.loads(line)
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def surroundings(mine: Settings, more: Mapping[str, str]) -> dict[str, str]:
@@ -189,7 +186,7 @@ def test_a_cluster_gives_the_same_tables(
             lakehouse, env=surroundings(mine, more), capture_output=True, text=True, check=True
         ).stdout
         submit = [str(SPARK / "bin" / "spark-submit"), "--properties-file", f"{conf.strip()}/spark-defaults.conf"]
-        answer = told([*submit, str(PROJECT_ROOT / "spark_jobs" / "run.py"), "--max-batches", "1"], mine, more)
+        answer = told([*submit, str(PROJECT_ROOT / "spark_jobs" / "run.py")], mine, more)
         assert (answer["errors"], answer["held"]) == ([], [])
         assert running.executors() == [1, 1], "both workers were given work"
         assert listening(running.processes) <= set(LOOPBACK)

@@ -103,6 +103,8 @@ def place_conf(settings: Settings) -> dict[str, str]:
         "spark.jars": ",".join(map(str, jar_paths(settings.cache))),
         "spark.pyspark.python": sys.executable,
         "spark.executorEnv.PYTHONPATH": str(PROJECT_ROOT / "include"),
+        # A task would wait for three seconds for the executor that has its rows; they are soon fetched, being few.
+        "spark.locality.wait": "100ms",
         **(_LOOPBACK if is_loopback(master_host(master)) else {}),
         **_trust(settings),
     }
