@@ -47,6 +47,7 @@ from lakehouse.stack import connect, down, supervisor, up
 CONTRACTS = load_contracts(PROJECT_ROOT / "include" / "contracts")
 SALES = CONTRACTS["retail.sales"]
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+LAKEHOUSE = (sys.executable, "-m", "lakehouse.cli.main")
 IDLE_CPU = 0.1
 BUSY = """
 from lakehouse.core.settings import load_settings
@@ -161,6 +162,9 @@ def test_a_warm_server_gives_the_same_tables(stack: Settings, sources: Path, ref
     assert (answer["errors"], answer["held"]) == ([], [])
     assert everything(stack) == reference
     assert program("run", stack, ON_SERVER) == {"tables": [], "errors": [], "held": []}
+    anew = told([*LAKEHOUSE, "rebuild", "silver.dim_customer", "--yes", "--json"], stack, ON_SERVER)
+    assert not any(anew["difference"][what] for what in ("added", "removed", "changed"))
+    assert everything(stack) == reference
     assert [problem for contract in CONTRACTS.values() for problem in unaccounted(Looking(stack), contract)] == []
 
 
@@ -227,7 +231,7 @@ def test_a_server_lets_nobody_in_without_its_token(stack: Settings) -> None:
 
 
 def sql(stack: Settings, statement: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lakehouse.cli.main", "sql", "--json", "-e", statement]
+    command = [*LAKEHOUSE, "sql", "--json", "-e", statement]
     return subprocess.run(
         command, env=surroundings(stack, ON_SERVER), capture_output=True, text=True, timeout=120, check=False
     )
