@@ -71,6 +71,19 @@ class Settings(BaseSettings):
         default_factory=dict, description='Further Spark settings as JSON: {"spark.executor.memory": "4g"}.'
     )
 
+    task_retries: int = Field(
+        3, ge=2, le=20, description="How often a task is tried again that failed for a while; compiled into the index."
+    )
+    task_retry_seconds: int = Field(
+        60, ge=1, description="Seconds before the first new try; each further one waits twice as long."
+    )
+    alerts: str = Field(
+        "",
+        description="Who is told of failed tasks: slack, smtp, webhook, separated by commas.",
+    )
+    alerts_to: str = Field("", description="Addresses that mail goes to, separated by commas.")
+    actor: str = Field("", description="Who decides, for the decision log, where a scheduler runs the program.")
+
     @field_validator("landing_bucket", "warehouse_bucket")
     @classmethod
     def _bucket(cls, value: str) -> str:
