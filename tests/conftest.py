@@ -28,6 +28,9 @@ FOLDERS = ("spark", "integration", "faults", "bad_input")
 LEFT_TO_THE_COLLECTOR = ("unclosed <socket", "<psycopg.Connection")
 SEED = "LAKEHOUSE_TEST_SEED"
 
+# Importing Airflow makes a configuration file in its home: not in that of whoever runs the tests.
+os.environ.setdefault("AIRFLOW_HOME", str(Path(tempfile.gettempdir()) / f"lakehouse-tests-airflow-{os.getuid()}"))
+
 # Tests plan thousands of small queries, each with classes of its own: compiling them well costs more than it saves.
 # 29 tests took 203 s and 268 CPU-s instead of 289 s and 414; the real days took as long as before.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")

@@ -91,12 +91,24 @@ class Settings(BaseSettings):
             raise ValueError("a bucket name is 3 to 63 lower-case letters, digits and -")
         return value
 
+    @field_validator("alerts")
+    @classmethod
+    def _alerts(cls, value: str) -> str:
+        if unknown := {way.strip() for way in value.split(",")} - {"", "slack", "smtp", "webhook"}:
+            raise ValueError(f"knows slack, smtp and webhook, not {', '.join(sorted(unknown))}")
+        return value
+
     @field_validator("s3_endpoint")
     @classmethod
     def _endpoint(cls, value: str) -> str:
         if value and urlparse(value).scheme not in ("http", "https"):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/")
+
+    @property
+    def alert_ways(self) -> tuple[str, ...]:
+        """The ways in which people are told of what failed."""
+        return tuple(way.strip() for way in self.alerts.split(",") if way.strip())
 
     @property
     def warehouse(self) -> str:
