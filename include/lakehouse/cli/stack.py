@@ -50,11 +50,31 @@ def _prepare_minio(is_required: bool, progress: Console) -> None:
         progress.print(f"[bold red]no MinIO[/]: {found.reason}. `lakehouse up` will use a stand-in without storage")
 
 
-def up(as_json: AsJson = False) -> None:
+def up(
+    airflow: Annotated[
+        bool, typer.Option("--airflow", help="Airflow too, with its web UI; says how to log in.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up."""
     from lakehouse.stack import up as bring_up
 
-    _print_status(bring_up(load_settings(), Console(stderr=True)), as_json)
+    console = Console(stderr=True)
+    with console.status("starting servers" + (" and Airflow: a minute or two the first time" if airflow else "")):
+        found = bring_up(load_settings(), console, with_airflow=airflow)
+    _print_status(found, as_json)
+    if airflow and not as_json:
+        _say_logins()
+
+
+def _say_logins() -> None:
+    from lakehouse.stack import logins
+
+    current = load_settings()
+    console = Console()
+    console.print(f"\nAirflow: {current.airflow_url}", highlight=False)
+    for login in logins(current):
+        console.print(f"  {login.user:9} {login.password}  ({login.role})", highlight=False, markup=False)
 
 
 def down(as_json: AsJson = False) -> None:

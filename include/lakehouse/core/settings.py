@@ -63,6 +63,13 @@ class Settings(BaseSettings):
 
     s3_port: int = Field(0, description="Port for the S3 server that `up` starts; 0 means any free one.")
 
+    dags: Path = Field(PROJECT_ROOT / "dags", description="The folder of the DAG files, beside `include`.")
+    airflow_port: int = Field(0, description="Port for Airflow; 0 means 8080 if it is free, else any free one.")
+    airflow_url: str = Field("", description="Where Airflow is; written by `up --airflow`.")
+    airflow_database: SecretStr = Field(
+        SecretStr(""), description="Airflow's own database where PostgreSQL is external: postgresql+psycopg2://…"
+    )
+
     ivy_settings: Path | None = Field(None, description="Ivy settings file for `setup`, for people behind a mirror.")
 
     spark_master: str = "local[*]"

@@ -201,9 +201,7 @@ def main() -> None:
     data = Path(sys.argv[2])
     prepare(data)
     logs = data / "logs" / "components"
-    Supervisor(
-        [Component(name, airflow(*words), logs / f"{name}.log") for name, words in COMPONENTS.items()]
-    ).run()
+    Supervisor([Component(name, airflow(*words), logs / f"{name}.log") for name, words in COMPONENTS.items()]).run()
 
 
 if __name__ == "__main__":

@@ -107,11 +107,13 @@ def _ports(settings: Settings) -> Iterator[Check]:
 
 
 def _servers(settings: Settings) -> Iterator[Check]:
-    postgresql, s3 = local.status(settings).servers
+    postgresql, s3, *others = local.status(settings).servers
     yield checks.check_stand_in(s3.kind)
     yield from _postgres(settings, postgresql)
     yield checks.check_server("s3 buckets", s3.address or "s3", _why(s3) or buckets.problem(settings))
     yield checks.check_skew("s3", None if _why(s3) else _s3_skew(settings))
+    for other in others:
+        yield checks.check_server(other.name, other.address or other.name, _why(other))
 
 
 def _why(server: ServerStatus) -> str:
