@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["change_table", "lake", "new_lake", "new_settings", "servers"]
 
-FOLDERS = ("spark", "integration", "faults", "bad_input")
+FOLDERS = ("spark", "integration", "faults", "bad_input", "airflow")
 # PySpark's sockets to its JVM, and the connections that PyIceberg's catalog keeps in a pool.
 LEFT_TO_THE_COLLECTOR = ("unclosed <socket", "<psycopg.Connection")
 SEED = "LAKEHOUSE_TEST_SEED"

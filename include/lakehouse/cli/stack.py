@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +26,8 @@ def register(app: typer.Typer) -> None:
     """Add this area's commands to the application."""
     for command in (setup, up, down, status):
         app.command()(command)
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(context_settings=passed_on)(airflow)
 
 
 def setup() -> None:
@@ -65,6 +69,14 @@ def up(
     _print_status(found, as_json)
     if airflow and not as_json:
         _say_logins()
+
+
+def airflow(context: typer.Context) -> None:
+    """Run Airflow's own command with the settings of the stack's Airflow: all that follows is passed on."""
+    from lakehouse.stack.airflow import command_environment
+
+    words = [sys.executable, "-m", "airflow", *context.args]
+    os.execve(sys.executable, words, command_environment(load_settings()))  # noqa: S606 - no shell, and this Python
 
 
 def _say_logins() -> None:

@@ -118,6 +118,15 @@ def environment(settings: Settings, kept: Credentials, database: str, port: int)
     return {**told, **inherited, **mine}
 
 
+def command_environment(settings: Settings) -> dict[str, str]:
+    """The environment for a command of Airflow beside the running one. Raises SettingsError before the first `up`."""
+    port = _remembered_port(settings.home)
+    if not port:
+        raise SettingsError("there is no Airflow here yet", todo="run `lakehouse up --airflow`")
+    kept = credentials.load_or_create(settings)
+    return environment(settings, kept, _database_url(settings, kept, credentials.read_stack_env(settings.home)), port)
+
+
 def is_well(port: int) -> bool:
     """Whether the API server answers, and says that every component is healthy."""
     try:
