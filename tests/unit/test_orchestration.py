@@ -215,9 +215,11 @@ def context(run_type: str = "scheduled", day: date = date(2024, 3, 31), **more: 
         logical_date=start,
         data_interval_start=start,
         data_interval_end=start + more.pop("interval", timedelta(days=1)),
+        start_date=start + timedelta(days=1),
         triggering_user_name=more.pop("user", None),
     )
-    return {"dag_run": run, "params": more.pop("params", {}), "outlet_events": Events(), **more}
+    task = SimpleNamespace(try_number=more.pop("attempt", 1))
+    return {"dag_run": run, "ti": task, "params": more.pop("params", {}), "outlet_events": Events(), **more}
 
 
 def unit(**given: Any) -> dict[str, Any]:
@@ -356,6 +358,26 @@ def test_events_are_of_tables_that_changed_and_of_no_other(told: Told) -> None:
         "silver.a": {"snapshot_id": 6, "quality": {"received": 9, "good": 7, "quarantined": 2, "warned": {"w": 1}}},
         "quarantine.a": {"rows": 2, "rules": {"not_null": 2}},
     }
+
+
+def test_what_a_killed_attempt_published_is_told_by_the_next_one(told: Told) -> None:
+    outlets = [assets.table(name) for name in ("bronze.s", "silver.a", "silver.b")]
+    tables = [
+        {"table": "bronze.s", "snapshot_id": 4, "rows": 9, "committed_at": "2024-04-01 00:00:05+00:00"},
+        {"table": "silver.a", "snapshot_id": 5, "rows": 8, "committed_at": "2024-04-01 00:00:06+00:00"},
+        {"table": "silver.b", "snapshot_id": 3, "rows": 7, "committed_at": "2024-03-31 23:59:59+00:00"},
+        {"table": "silver.c", "snapshot_id": None, "rows": 0, "committed_at": None},
+    ]
+    told.answers = [Answer(0, {"tables": [report("silver.a", 6)]}), Answer(0, tables)]
+    task = operators.TakePendingOperator(task_id="t", arguments=("s",), outlets=outlets)
+    running = context(attempt=2)
+    task.execute(running)
+    said = {asset.name: event.extra["snapshot_id"] for asset, event in running["outlet_events"].items()}
+    assert said == {"bronze.s": 4, "silver.a": 6}
+    told.answers = [Answer(0, {"tables": []}), Answer(0, tables)]
+    task = operators.TakePendingOperator(task_id="t", arguments=("s",), outlets=outlets)
+    task.execute(context(attempt=2))
+    assert [asset.name for asset in task.outlets] == ["bronze.s", "silver.a"]
 
 
 def test_what_is_held_does_not_stop_the_rest(told: Told) -> None:
