@@ -97,12 +97,16 @@ def _credentials(settings: Settings) -> Iterator[Check]:
 
 def _ports(settings: Settings) -> Iterator[Check]:
     """Only ports that are asked for by a setting; the others are whichever are free."""
-    asked = {"LAKEHOUSE_POSTGRES_PORT": "postgresql", "LAKEHOUSE_S3_PORT": "s3"}
+    asked = {
+        "LAKEHOUSE_POSTGRES_PORT": "postgresql",
+        "LAKEHOUSE_S3_PORT": "s3",
+        "LAKEHOUSE_AIRFLOW_PORT": "airflow",
+    }
     found = {server.name: server for server in local.status(settings).servers}
     for setting, name in asked.items():
         port = int(os.environ.get(setting) or 0)
-        server = found[name]
-        is_ours = server.kind == "external" or server.address.endswith(f":{port}")
+        server = found.get(name)
+        is_ours = server is not None and (server.kind == "external" or server.address.endswith(f":{port}"))
         yield checks.check_port(setting, port, not port or ports.is_free(port), is_ours)
 
 
