@@ -20,6 +20,7 @@ import pytest
 from tests.airflow.client import wait_for
 from tests.airflow.conftest import World
 
+from lakehouse.contracts.index import compile_for
 from lakehouse.contracts.load import load_contracts
 from lakehouse.core.encoding import fingerprint_table
 from lakehouse.core.names import TableName
@@ -215,6 +216,26 @@ def test_a_viewer_triggers_nothing(world: World) -> None:
     seen = Airflow(world.airflow.url, viewer.user, viewer.password)
     assert seen.status("GET", "/dags") == 200
     assert seen.status("POST", f"/dags/{LAND}/dagRuns", json={"logical_date": None}) == 403
+
+
+def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> None:
+    """A rule that refuses the last order of each day; a person sees how many rows that concerns, and approves."""
+    contract = world.settings.contracts / "shop" / "orders.yaml"
+    rule = "    rules: [{name: not_too_much, check: amount < 29, description: Orders are small.}]\n    references:\n"
+    contract.write_text(contract.read_text().replace("    references:\n", rule, 1))
+    compile_for(world.settings)
+    run = world.airflow.trigger("replay_table", table=str(FACT))
+    wait_for(lambda: world.airflow.tasks("replay_table", run)["approve"]["state"] == "awaiting_input", 120, "the form")
+    task = f"/dags/replay_table/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+    shown = world.airflow.ask("GET", task)["body"]
+    assert f"of {30 * (DAYS + 1)} rows 0 come in and {DAYS + 1} go out" in shown
+    assert rows(world.settings, str(FACT)) == 30 * (DAYS + 1), "nothing is published before"
+    world.airflow.ask("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
+    assert world.airflow.wait_for_run("replay_table", run)["state"] == "success"
+    assert rows(world.settings, str(FACT)) == 29 * (DAYS + 1)
+    last = extra_of(world.airflow.events(str(FACT))[-1])
+    assert last == {"by": "replay", "snapshot_id": read_head(open_catalog(world.settings), FACT).snapshot_id}
+    world.airflow.wait_until_idle(GOLD)
 
 
 def test_the_tables_are_those_that_the_command_line_makes(world: World, tmp_path: Path) -> None:
