@@ -126,7 +126,7 @@ def _left(place: Path) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            words = [process.cwd(), *process.cmdline(), process.environ().get("LAKEHOUSE_HOME", "")]
+            words = [process.cwd(), *process.cmdline()]
             if process.pid != os.getpid() and any(str(place) in word for word in words):
                 found.append(" ".join(process.cmdline()))
         except psutil.Error:

@@ -29,7 +29,7 @@ from pathlib import Path
 from lakehouse.stack import airflow_supervisor as it
 it._ORPHAN_SECONDS, it._FIRST_WAIT_SECONDS, it._STOP_SECONDS, it._LAST_STOP_SECONDS = 0.3, 0.1, 1.0, 1.0
 folder = Path(sys.argv[1])
-parts = [it.Component(f"part{n}", [sys.executable, "-c", code], folder / f"{n}.log", wait_seconds=0.1)
+parts = [it.Component(f"part{n}", [sys.executable, "-c", code], folder / f"{n}.log", folder, wait_seconds=0.1)
          for n, code in enumerate(sys.argv[2:])]
 it.Supervisor(parts).run()
 """
@@ -159,7 +159,7 @@ def test_a_component_that_ends_is_started_again(supervise: Callable[..., subproc
 def test_the_wait_grows_while_a_component_keeps_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    part = Component("part", ["true"], tmp_path / "log")
+    part = Component("part", ["true"], tmp_path / "log", tmp_path)
     waits = []
     for _ in range(8):
         part.ended(1)
@@ -193,16 +193,18 @@ def test_the_end_leaves_nothing(supervise: Callable[..., subprocess.Popen[bytes]
 
 def test_a_log_that_grew_too_large_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(airflow_supervisor, "_LOG_LIMIT_BYTES", 10)
-    part = Component("part", [], tmp_path / "part.log")
+    part = Component("part", [], tmp_path / "part.log", tmp_path)
     part.log.write_text("x" * 11)
     part.trim_log()
     assert (part.log.read_text(), (tmp_path / "part.log.1").read_text()) == ("", "x" * 11)
 
 
-def test_strays_are_told_by_airflows_home(tmp_path: Path) -> None:
+def test_strays_are_told_by_their_folder(tmp_path: Path) -> None:
     code = [sys.executable, "-c", SLEEPER]
-    mine = subprocess.Popen(code, env={**os.environ, "AIRFLOW_HOME": str(tmp_path / "airflow")}, stdout=-1)
-    other = subprocess.Popen(code, env={**os.environ, "AIRFLOW_HOME": str(tmp_path / "other")}, stdout=-1)
+    for name in ("airflow", "other"):
+        (tmp_path / name).mkdir()
+    mine = subprocess.Popen(code, cwd=tmp_path / "airflow", stdout=-1)
+    other = subprocess.Popen(code, cwd=tmp_path / "other", stdout=-1)
     with mine, other:
         for each in (mine, other):
             assert each.stdout and each.stdout.readline()

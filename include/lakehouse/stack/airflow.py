@@ -138,7 +138,10 @@ def is_well(port: int) -> bool:
 
 
 def end_strays(home: Path) -> None:
-    """Kill what is left of an Airflow whose supervisor was killed: processes with our folder as Airflow's home."""
+    """Kill what is left of an Airflow whose supervisor was killed: processes that work in its folder.
+
+    Workers give themselves other titles, which takes the place of their environment too: only the folder stays.
+    """
     data = str(identity(home).data)
     strays = [process for process in psutil.process_iter() if _is_ours(process, data)]
     for process in strays:
@@ -148,7 +151,7 @@ def end_strays(home: Path) -> None:
 
 def _is_ours(process: psutil.Process, data: str) -> bool:
     try:
-        return process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == data
+        return process.pid != os.getpid() and process.cwd() == data
     except psutil.Error:
         return False
 

@@ -55,13 +55,14 @@ class Component:
     name: str
     command: Sequence[str]
     log: Path
+    folder: Path
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     wait_seconds: float = _FIRST_WAIT_SECONDS
     due: float = 0.0
 
     def start(self) -> None:
-        """Start it in a process group of its own."""
+        """Start it in a process group and a folder of its own; by the folder its descendants are known."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
             self.process = subprocess.Popen(
@@ -70,6 +71,7 @@ class Component:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                cwd=self.folder,
                 start_new_session=True,
             )
         self.started = time.monotonic()
@@ -201,7 +203,8 @@ def main() -> None:
     data = Path(sys.argv[2])
     prepare(data)
     logs = data / "logs" / "components"
-    Supervisor([Component(name, airflow(*words), logs / f"{name}.log") for name, words in COMPONENTS.items()]).run()
+    parts = [Component(name, airflow(*words), logs / f"{name}.log", data) for name, words in COMPONENTS.items()]
+    Supervisor(parts).run()
 
 
 if __name__ == "__main__":
