@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -276,9 +277,9 @@ def test_two_hundred_contracts_are_built_quickly() -> None:
         raw = {**one, "dataset": f"d{number}", "tables": {f"dim_{number}": one["tables"]["dim_catalogue_product"]}}
         many[f"crm.d{number}"] = Contract.model_validate(raw)
     index = build_index(many, {}, {})
-    started = datetime.now(UTC)
+    started = time.process_time()
     assert len(all_dags(index)) == 408
-    assert datetime.now(UTC) - started < timedelta(seconds=20)
+    assert time.process_time() - started < 10
 
 
 def test_the_page_of_dags_is_what_the_dags_say() -> None:
