@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lakehouse.contracts.model import Contract
-from lakehouse.engine.job import Program, each
+from lakehouse.engine.job import Program, each, has_landed
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.run import RunResult, run_bronze
 
@@ -16,7 +16,7 @@ def bronze(lake: Lake, contracts: Sequence[Contract], limit: int | None) -> RunR
     return each(contracts, lambda contract: [run_bronze(lake, contract, limit)])
 
 
-PROGRAM = Program("bronze", "Load landed batches into bronze.", bronze, is_bounded=True)
+PROGRAM = Program("bronze", "Load landed batches into bronze.", bronze, has_landed, is_bounded=True)
 
 if __name__ == "__main__":
     sys.exit(PROGRAM.run())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
 from lakehouse.engine.gold import Marts, run_gold
-from lakehouse.engine.job import Program
+from lakehouse.engine.job import Program, has_stale_marts
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.run import RunResult
 
@@ -18,7 +18,7 @@ def gold(lake: Lake, contracts: Sequence[Contract], limit: int | None) -> RunRes
     return RunResult(run_gold(Marts(lake, list(load_contracts(lake.settings.contracts).values()))), [])
 
 
-PROGRAM = Program("gold", "Build, test and publish the marts.", gold)
+PROGRAM = Program("gold", "Build, test and publish the marts.", gold, has_stale_marts)
 
 if __name__ == "__main__":
     sys.exit(PROGRAM.run())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from lakehouse.contracts.model import Contract
 from lakehouse.engine.adopt import adopt_contract
-from lakehouse.engine.job import Program, each
+from lakehouse.engine.job import Program, each, has_pending
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.run import RunResult
@@ -28,7 +28,7 @@ def _tables(lake: Lake, contract: Contract) -> Iterator[TableReport | None]:
         yield run_silver(Silver(lake, contract, name, through))
 
 
-PROGRAM = Program("silver", "Take what bronze has into silver and quarantine.", silver, is_judging=True)
+PROGRAM = Program("silver", "Take what bronze has into silver and quarantine.", silver, has_pending, is_judging=True)
 
 if __name__ == "__main__":
     sys.exit(PROGRAM.run())

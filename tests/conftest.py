@@ -23,12 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["change_table", "lake", "new_lake", "new_settings", "servers"]
 
-FOLDERS = ("spark", "integration", "faults", "bad_input")
+FOLDERS = ("spark", "integration", "faults", "bad_input", "airflow")
 # What takes many minutes begins first, so that no process works on it alone at the end.
-LONGEST = ("test_kills", "test_real_data", "test_histories", "test_history_mutants", "test_pipeline", "test_star")
+LONGEST = (
+    "test_kills", "test_real_data", "test_operations", "test_histories", "test_history_mutants", "test_pipeline",
+    "test_star",
+)  # fmt: skip
 # PySpark's sockets to its JVM, and the connections that PyIceberg's catalog keeps in a pool.
 LEFT_TO_THE_COLLECTOR = ("unclosed <socket", "<psycopg.Connection")
 SEED = "LAKEHOUSE_TEST_SEED"
+
+# Importing Airflow makes a configuration file in its home: not in that of whoever runs the tests.
+os.environ.setdefault("AIRFLOW_HOME", str(Path(tempfile.gettempdir()) / f"lakehouse-tests-airflow-{os.getuid()}"))
 
 # Tests plan thousands of small queries, each with classes of its own: compiling them well costs more than it saves.
 # 29 tests took 203 s and 268 CPU-s instead of 289 s and 414; the real days took as long as before.

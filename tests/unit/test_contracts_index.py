@@ -13,6 +13,7 @@ import pytest
 
 from lakehouse.contracts import index
 from lakehouse.contracts.load import load_contracts
+from lakehouse.contracts.marts import mart_names
 from lakehouse.contracts.semantics import table_fingerprint
 from lakehouse.core.errors import ContractError
 from lakehouse.core.settings import PROJECT_ROOT
@@ -45,6 +46,40 @@ def test_lineage(folder: Path) -> None:
     assert ("source.retail.sales", "bronze.retail_sales", "landed") in edges
     assert ("bronze.retail_sales", "silver.dim_customer", "derived") in edges
     assert ("silver.dim_customer", "silver.fact_sales_line", "reference") in edges
+
+
+def test_marts_are_made_of_what_their_models_refer_to(folder: Path) -> None:
+    """Through staging and intermediate models, also those that a loop names."""
+    project = PROJECT_ROOT / "include" / "dbt"
+    compiled = index.compile_index(folder, project)
+    assert index.read_index(folder) == compiled == index.load_index(folder, project)
+    assert set(compiled.marts) == {str(name.name) for name in mart_names(project)}
+    dimensions = ("dim_catalogue_product", "dim_crm_customer", "dim_customer", "dim_product")
+    assert compiled.marts["sales_star"].inputs == (*[f"silver.{name}" for name in dimensions], "silver.fact_sales_line")
+    assert compiled.marts["customer_rfm"].inputs == ("gold.sales_star",)
+    edges = {(edge.source, edge.target, edge.kind) for edge in compiled.lineage}
+    assert ("silver.dim_customer", "gold.sales_star", "mart") in edges
+    made = {f"silver.{name}" for contract in load_contracts(folder).values() for name in contract.tables}
+    assert {edge.source for edge in compiled.lineage if edge.source.startswith("silver.")} <= made
+
+
+def test_a_changed_model_or_setting_compiles_anew(folder: Path, tmp_path: Path) -> None:
+    project = tmp_path / "dbt"
+    shutil.copytree(PROJECT_ROOT / "include" / "dbt" / "models", project / "models")
+    first = index.load_index(folder, project)
+    (project / "models" / "marts" / "daily_sales.sql").write_text("select * from {{ source('silver', 'dim_product') }}")
+    second = index.load_index(folder, project)
+    assert (first.marts["daily_sales"].inputs, second.marts["daily_sales"].inputs) == (
+        ("gold.sales_star",),
+        ("silver.dim_product",),
+    )
+    third = index.load_index(folder, project, index.Operation(retries=5))
+    assert index.read_index(folder).operation.retries == third.operation.retries == 5
+
+
+def test_when_data_come(folder: Path) -> None:
+    timing = index.compile_index(folder).datasets["retail.sales"].timing
+    assert timing == index.Timing("Europe/London", expected_every_hours=24, expected_after_hours=1, warn_after_hours=96)
 
 
 def test_a_changed_new_or_removed_contract_compiles_anew(folder: Path) -> None:

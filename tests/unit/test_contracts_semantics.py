@@ -110,6 +110,7 @@ CHANGES: dict[str, list[tuple[tuple[Any, ...], Any, bool]]] = {
     },
     **dict.fromkeys(("Completeness.kind", "Uniqueness.kind", "Relationship.kind", "Timeliness.kind"), []),
     "Freshness.expected_every": [(("freshness", "expected_every"), "2d", False)],
+    "Freshness.expected_after": [(("freshness", "expected_after"), "2h", False)],
     "Freshness.warn_after": [(("freshness", "warn_after"), "9d", False)],
     "Bronze.partition": [(("bronze", "partition"), ["day(_unit)"], False)],
     "Source.connector": [(("source", "connector"), "postgres", False)],

@@ -65,7 +65,7 @@ def test_credentials_are_made_once_and_differ_from_each_other(tmp_path: Path) ->
     first = credentials.load_or_create(settings_at(tmp_path))
     assert credentials.load_or_create(settings_at(tmp_path)) == first
     secrets = [*vars(first.passwords).values(), first.s3_access_key_id, first.s3_secret_access_key]
-    assert len(set(secrets)) == len(secrets) == 9
+    assert len(set(secrets)) == len(secrets) == 10
     assert min(map(len, secrets)) >= 24
     assert credentials.admin_path(tmp_path).stat().st_mode & 0o777 == 0o600
     assert not [secret for secret in secrets if secret in repr(first) and secret != first.s3_access_key_id]

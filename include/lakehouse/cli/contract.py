@@ -69,11 +69,12 @@ def run_tests(
 
 
 def compile_index(directory: Directory = None, as_json: Json = False) -> None:
-    """Compile all contracts into the index that DAG parsing reads."""
+    """Compile all contracts, and what the marts are made of, into the index that DAG parsing reads."""
     from lakehouse.contracts import index
+    from lakehouse.core.settings import settings
 
     folder = _folder(directory)
-    compiled = index.compile_index(folder)
+    compiled = index.compile_for(settings().model_copy(update={"contracts": folder}))
     path = folder / index.INDEX_NAME
     if as_json:
         prints = {name: table.fingerprint for name, table in compiled.tables.items()}

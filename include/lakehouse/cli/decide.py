@@ -177,7 +177,9 @@ def _draft(place: _Place, action: Action, reason: str) -> Any:
 
 
 def user_name() -> str:
-    """Who runs this program, as the machine says."""
+    """Who runs this program: as the scheduler says that runs it for somebody, else as the machine says."""
+    if settings().actor:
+        return settings().actor
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may have no name for its user

@@ -24,6 +24,7 @@ from lakehouse.cli import (
     trim,
 )
 from lakehouse.core.errors import LakehouseError
+from lakehouse.core.process import end_with_parent
 
 app = typer.Typer(
     help="A lakehouse on Iceberg: land, run, query. Every command says what it did, and what it left untouched.",
@@ -37,6 +38,7 @@ for area in (stack, doctor, demo, sample, land, run, plan, replay, decide, trim,
 
 def main() -> None:
     """Run the program; an error that a person is meant to read goes to stderr and sets the exit code."""
+    end_with_parent()
     try:
         app()
     except LakehouseError as error:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from lakehouse.engine.rebuild import Prepared
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+IfSeen = Annotated[
+    str | None,
+    typer.Option("--if-seen", metavar="TOKEN", help="Only if nothing changed since the dry run that said this token."),
+]
 NEEDS_REBUILD = 10
 _COLOURS = {"free": "green", "replay": "cyan", "rebuild": "yellow", "refused": "red"}
 
@@ -89,6 +93,7 @@ def rebuild(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference and publish nothing.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the last rebuild of the table back.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Publish, or take back, without asking.")] = False,
+    if_seen: IfSeen = None,
     as_json: Json = False,
 ) -> None:
     """Make a silver table anew from bronze, as its contract says now; show what differs, and publish on confirmation.
@@ -100,6 +105,7 @@ def rebuild(
     current.require_servers()
     name = TableName.parse(table)
     contract = owner_of(current, name)
+    token = looked_at(current, contract, if_seen)
     from lakehouse.engine.publish import Lake
     from lakehouse.engine.session import session
 
@@ -115,13 +121,13 @@ def rebuild(
         status.update(f"computing {name} from bronze")
         prepared = prepare_rebuild(lake, contract, name.name)
         status.stop()
-        _decide(lake, prepared, is_dry=dry_run, is_confirmed=yes, as_json=as_json)
+        _decide(lake, prepared, token, is_dry=dry_run, is_confirmed=yes, as_json=as_json)
 
 
-def _decide(lake: Lake, prepared: Prepared, *, is_dry: bool, is_confirmed: bool, as_json: bool) -> None:
+def _decide(lake: Lake, prepared: Prepared, token: str, *, is_dry: bool, is_confirmed: bool, as_json: bool) -> None:
     from lakehouse.engine.rebuild import drop_rebuild, publish_rebuild
 
-    told = prepared.to_json()
+    told = {**prepared.to_json(), "token": token}
     if not as_json:
         _show_difference(prepared)
     try:
@@ -182,6 +188,17 @@ def _samples_grid(difference: Difference) -> Grid:
 
 def _shown(value: str | None) -> str:
     return "null" if value is None else escape(value)
+
+
+def looked_at(current: Settings, contract: Contract, token: str | None) -> str:
+    """Today's token of what a person looks at. Raises :class:`SettingsError` where one is given, and it is another."""
+    from lakehouse.ledger.seen import require_seen, seen_token
+    from lakehouse.ledger.store import ObjectStore
+    from lakehouse.ledger.watermark import open_catalog
+
+    catalog, store = open_catalog(current), ObjectStore.open(current)
+    require_seen(catalog, store, contract, token)
+    return token or seen_token(catalog, store, contract)
 
 
 def owner_of(current: Settings, table: TableName) -> Contract:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from lakehouse.cli.plan import owner_of
+from lakehouse.cli.plan import IfSeen, looked_at, owner_of
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings, settings
 
@@ -33,6 +33,7 @@ def replay(
     table: Annotated[str, typer.Argument(help="A silver table, as in silver.fact_sales_line.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what changes and publish nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Publish without asking.")] = False,
+    if_seen: IfSeen = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Judge the rows of a silver table anew after a change of row rules; show what changes, and publish if confirmed.
@@ -45,6 +46,7 @@ def replay(
     current.require_servers()
     name = TableName.parse(table)
     contract = owner_of(current, name)
+    token = looked_at(current, contract, if_seen)
     plan = _plan(current, contract, name)
     if plan.verdict != "replay":
         _say_idle(plan, as_json)
@@ -58,7 +60,7 @@ def replay(
         status.update(f"judging the rows of {name}")
         found = judge_anew(lake, contract, name.name)
         status.stop()
-        _decide(lake, found, is_dry=dry_run, is_confirmed=yes, as_json=as_json)
+        _decide(lake, found, token, is_dry=dry_run, is_confirmed=yes, as_json=as_json)
 
 
 def _plan(current: Settings, contract: Contract, name: TableName) -> TablePlan:
@@ -79,7 +81,7 @@ def _say_idle(plan: TablePlan, as_json: bool) -> None:
         print(f"The rules of {plan.table} are those that its rows were judged by.")
 
 
-def _decide(lake: Lake, found: Replay, *, is_dry: bool, is_confirmed: bool, as_json: bool) -> None:
+def _decide(lake: Lake, found: Replay, token: str, *, is_dry: bool, is_confirmed: bool, as_json: bool) -> None:
     from lakehouse.engine.replay import publish_replay
     from lakehouse.ledger.watermark import read_head
 
@@ -90,7 +92,7 @@ def _decide(lake: Lake, found: Replay, *, is_dry: bool, is_confirmed: bool, as_j
     snapshot = read_head(lake.catalog, found.table).snapshot_id if report else None
     if as_json:
         told = report.to_json() if report else None
-        print(json.dumps({**found.to_json(), "report": told, "published": snapshot}, default=str))
+        print(json.dumps({**found.to_json(), "token": token, "report": told, "published": snapshot}, default=str))
     elif report:
         print(
             f"published as snapshot {snapshot}: {report.rows_added:,} rows written, {report.rows_removed:,} taken out; "

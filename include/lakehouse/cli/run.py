@@ -34,6 +34,7 @@ def run(
         int | None, typer.Option("--max-batches", min=1, help="Most batches of a source in one pass.")
     ] = None,
     no_gold: Annotated[bool, typer.Option("--no-gold", help="Leave the marts as they are.")] = False,
+    gold_only: Annotated[bool, typer.Option("--gold-only", help="The marts alone, from what silver has.")] = False,
     as_json: Json = False,
 ) -> None:
     """Take everything pending: landed batches into bronze, silver and the marts, each published once.
@@ -45,7 +46,7 @@ def run(
     current = settings()
     current.require_servers()
     everything = pick(current, None)
-    contracts = pick(current, sources) if sources else everything
+    contracts = _chosen(current, sources, everything, no_gold=no_gold, gold_only=gold_only)
     waiting = _outstanding(current, contracts, everything, with_gold=not no_gold)
     if not waiting:
         held = _held(current, contracts)
@@ -60,6 +61,15 @@ def run(
     held = _held(current, contracts)
     _show(result, as_json, time.perf_counter() - started, held)
     _exit(result.errors, held)
+
+
+def _chosen(
+    current: Settings, sources: list[str] | None, everything: list[Contract], *, no_gold: bool, gold_only: bool
+) -> list[Contract]:
+    """The contracts whose tables are to be looked at."""
+    if gold_only and (sources or no_gold):
+        raise SettingsError("--gold-only takes no source", todo="leave out the sources and --no-gold, or --gold-only")
+    return [] if gold_only else pick(current, sources) if sources else everything
 
 
 def pick(current: Settings, sources: list[str] | None) -> list[Contract]:

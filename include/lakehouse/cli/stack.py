@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 Spark = Annotated[bool, typer.Option("--spark", help="Also start Spark Connect servers, so that jobs start warm.")]
+Airflow = Annotated[bool, typer.Option("--airflow", help="Airflow too, with its web UI; says how to log in.")]
 _COLOURS = {"up": "green"}
 
 
@@ -27,6 +29,8 @@ def register(app: typer.Typer) -> None:
     """Add this area's commands to the application."""
     for command in (setup, up, down, status):
         app.command()(command)
+    passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(context_settings=passed_on)(airflow)
 
 
 def setup() -> None:
@@ -67,7 +71,7 @@ def _prepare_archive(progress: Console) -> None:
         progress.print(f"[bold yellow]Spark will start more slowly than it could[/]: {reason}", highlight=False)
 
 
-def up(spark: Spark = False, as_json: AsJson = False) -> None:
+def up(spark: Spark = False, airflow: Airflow = False, as_json: AsJson = False) -> None:
     """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up.
 
     With --spark, or LAKEHOUSE_SPARK_MASTER=connect, two Spark Connect servers as well: one for jobs, and one with the
@@ -76,11 +80,31 @@ def up(spark: Spark = False, as_json: AsJson = False) -> None:
     from lakehouse.stack import up as bring_up
 
     settings, console = load_settings(), Console(stderr=True)
-    with console.status("starting servers"):
-        found = bring_up(settings, console, spark=spark)
+    with console.status("starting servers" + (" and Airflow: a minute or two the first time" if airflow else "")):
+        found = bring_up(settings, console, spark=spark, with_airflow=airflow)
     _print_status(found, as_json)
     if spark and place_of(settings.spark_master) == "process" and not as_json:
         console.print("Jobs and consoles still start a JVM each; export LAKEHOUSE_SPARK_MASTER=connect to use these.")
+    if airflow and not as_json:
+        _say_logins()
+
+
+def airflow(context: typer.Context) -> None:
+    """Run Airflow's own command with the settings of the stack's Airflow: all that follows is passed on."""
+    from lakehouse.stack.airflow import command_environment
+
+    words = [sys.executable, "-m", "airflow", *context.args]
+    os.execve(sys.executable, words, command_environment(load_settings()))  # noqa: S606 - no shell, and this Python
+
+
+def _say_logins() -> None:
+    from lakehouse.stack import logins
+
+    current = load_settings()
+    console = Console()
+    console.print(f"\nAirflow: {current.airflow_url}", highlight=False)
+    for login in logins(current):
+        console.print(f"  {login.user:9} {login.password}  ({login.role})", highlight=False, markup=False)
 
 
 def down(as_json: AsJson = False) -> None:

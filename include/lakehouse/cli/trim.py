@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
 
+from lakehouse.cli.plan import IfSeen, looked_at
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import settings
@@ -31,6 +34,8 @@ def trim(
     ] = None,
     is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and take nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Trim without asking.")] = False,
+    if_seen: IfSeen = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Take old batches from bronze for good. The tables keep their history: folds start from a recorded baseline.
 
@@ -42,25 +47,43 @@ def trim(
     current = settings()
     current.require_servers()
     [contract] = pick(current, [source])
+    day, token = _day(before), looked_at(current, contract, if_seen)
     from lakehouse.engine.publish import Lake
     from lakehouse.engine.session import session
     from lakehouse.engine.trim import horizon, plan_trim, run_trim
 
-    at = horizon(contract, _day(before), SystemClock().now())
+    at = horizon(contract, day, SystemClock().now())
     console = Console(stderr=True)
     with session(current, "lakehouse trim") as spark:
         lake = Lake(spark, current)
         with console.status("looking for batches"):
             plan = plan_trim(lake, contract, at)
-        _show(plan)
-        if is_dry_run or not plan.batches:
-            typer.echo("Nothing was taken.")
-            return
-        if not yes:
-            typer.confirm(f"Take {len(plan.batches)} batches from {contract.bronze_table} for good?", abort=True)
-        with console.status("recording baselines, and trimming"):
-            run_trim(lake, plan)
-    typer.echo(f"{contract.bronze_table} lost {plan.rows:,} rows; folds start from {at:%Y-%m-%d %H:%M} UTC.")
+        if not as_json:
+            _show(plan)
+        takes = bool(plan.batches) and not is_dry_run
+        if takes and not yes:
+            text = f"Take {len(plan.batches)} batches from {contract.bronze_table} for good?"
+            typer.confirm(text, abort=True, err=as_json)
+        if takes:
+            with console.status("recording baselines, and trimming"):
+                run_trim(lake, plan)
+    if as_json:
+        typer.echo(json.dumps({**_plain(plan), "token": token, "is_trimmed": takes}))
+    elif takes:
+        typer.echo(f"{contract.bronze_table} lost {plan.rows:,} rows; folds start from {at:%Y-%m-%d %H:%M} UTC.")
+    else:
+        typer.echo("Nothing was taken.")
+
+
+def _plain(plan: Trim) -> dict[str, Any]:
+    zone = ZoneInfo(plan.contract.source.timezone)
+    return {
+        "source": plan.contract.name,
+        "before": plan.before.astimezone(zone).date().isoformat(),
+        "batches": sorted(plan.batches),
+        "rows": plan.rows,
+        "kept": {str(batch): reason for batch, reason in plan.kept.items()},
+    }
 
 
 def _day(text: str | None) -> date | None:

@@ -1,7 +1,7 @@
-"""The compiled index: one JSON file with all that contracts say, read without pydantic, YAML or a SQL parser.
+"""The compiled index: one JSON file with all that contracts and marts say, read without pydantic, YAML or a SQL parser.
 
-``read_index`` is what DAG parsing calls: it reads that one file. ``load_index`` first compares the contracts' hashes,
-and compiles anew where one differs. Imports of heavy modules stay inside functions.
+``read_index`` is what DAG parsing calls: it reads that one file. ``load_index`` first compares the hashes of contracts
+and models, and compiles anew where one differs. Imports of heavy modules stay inside functions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lakehouse.contracts.model import Contract
+    from lakehouse.core.settings import Settings
 
 INDEX_NAME = "index.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,27 @@ class TableEntry:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When a dataset's data come and are late, in hours, and in which zone its days begin."""
+
+    timezone: str
+    expected_every_hours: int
+    expected_after_hours: int
+    warn_after_hours: int
+
+
+@dataclass(frozen=True)
 class DatasetEntry:
     """A dataset, with its contract as plain values (defaults left out)."""
 
     name: str
+    owner: str
+    description: str
+    connector: str
+    kind: str
     bronze: str
     classification: str
+    timing: Timing
     tables: tuple[str, ...]
     contract: dict[str, Any]
 
@@ -51,6 +67,23 @@ class DatasetEntry:
         from lakehouse.contracts.model import Contract
 
         return Contract.model_validate(self.contract)
+
+
+@dataclass(frozen=True)
+class MartEntry:
+    """A mart, and the tables that it is made of: silver tables and other marts, by their full names."""
+
+    name: str
+    description: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How tasks are tried again, as the settings said when the index was compiled."""
+
+    retries: int = 3
+    retry_seconds: int = 60
 
 
 @dataclass(frozen=True)
@@ -70,7 +103,9 @@ class Index:
     compiler: str
     datasets: dict[str, DatasetEntry]
     tables: dict[str, TableEntry]
+    marts: dict[str, MartEntry]
     lineage: tuple[Edge, ...]
+    operation: Operation
 
     def dataset_of(self, table: str) -> DatasetEntry:
         """The dataset that makes a silver table. Raises ContractError where no contract does."""
@@ -94,27 +129,51 @@ def read_index(directory: Path) -> Index:
         ) from None
 
 
-def load_index(directory: Path) -> Index:
-    """The index, compiled anew when a contract was changed, added or removed. Raises ContractError."""
+def load_index(directory: Path, project: Path | None = None, operation: Operation = Operation()) -> Index:
+    """The index, compiled anew when a contract, model or setting was changed, added or removed. Raises ContractError.
+
+    ``project`` is the dbt project of the marts; without one the index knows no marts.
+    """
     try:
         index = read_index(directory)
     except ContractError:
-        return compile_index(directory)
-    is_current = index.files == _hashes(directory) and index.compiler == _compiler()
-    return index if is_current else compile_index(directory)
+        return compile_index(directory, project, operation)
+    known = (index.files, index.compiler, index.operation)
+    is_current = known == (_hashes(directory, project), _compiler(), operation)
+    return index if is_current else compile_index(directory, project, operation)
 
 
-def compile_index(directory: Path) -> Index:
+def compile_for(settings: Settings) -> Index:
+    """Compile all that an installation has. Raises ContractError with all problems."""
+    operation = Operation(settings.task_retries, settings.task_retry_seconds)
+    return compile_index(settings.contracts, settings.dbt, operation)
+
+
+def compile_index(directory: Path, project: Path | None = None, operation: Operation = Operation()) -> Index:
     """Check and compile all contracts, and write the index in one step. Raises ContractError with all problems."""
     from lakehouse.contracts.load import load_contracts
 
-    files = _hashes(directory)
-    index = build_index(load_contracts(directory), files)
+    files = _hashes(directory, project)
+    index = build_index(load_contracts(directory), files, read_marts(project) if project else {}, operation)
     _write(directory / INDEX_NAME, json.dumps({"format": _FORMAT, **asdict(index)}, indent=1))
     return index
 
 
-def build_index(contracts: Mapping[str, Contract], files: dict[str, str]) -> Index:
+def read_marts(project: Path) -> dict[str, MartEntry]:
+    """What a dbt project says of its marts; imports YAML."""
+    from lakehouse.contracts.marts import mart_inputs, mart_models
+
+    inputs = mart_inputs(project)
+    models = mart_models(project)
+    return {each["name"]: MartEntry(each["name"], each["description"], inputs[each["name"]]) for each in models}
+
+
+def build_index(
+    contracts: Mapping[str, Contract],
+    files: dict[str, str],
+    marts: dict[str, MartEntry],
+    operation: Operation = Operation(),
+) -> Index:
     """The index of contracts that were checked."""
     from lakehouse.contracts.semantics import table_fingerprint
 
@@ -130,31 +189,51 @@ def build_index(contracts: Mapping[str, Contract], files: dict[str, str]) -> Ind
         for name, table in contract.tables.items()
     }
     datasets = {name: _dataset(contract) for name, contract in contracts.items()}
-    return Index(files, _compiler(), datasets, tables, tuple(_lineage(datasets, tables)))
+    lineage = tuple(_lineage(datasets, tables, marts))
+    return Index(files, _compiler(), datasets, tables, marts, lineage, operation)
 
 
 def _dataset(contract: Contract) -> DatasetEntry:
+    from lakehouse.contracts.derive import hours
+
+    freshness = contract.freshness
     return DatasetEntry(
         name=contract.name,
+        owner=contract.owner,
+        description=contract.description,
+        connector=contract.source.connector,
+        kind=contract.source.kind,
         bronze=str(contract.bronze_table),
         classification=contract.classification,
+        timing=Timing(
+            contract.source.timezone,
+            hours(freshness.expected_every),
+            hours(freshness.expected_after),
+            hours(freshness.warn_after),
+        ),
         tables=tuple(contract.tables),
         contract=contract.dump(),
     )
 
 
-def _lineage(datasets: Mapping[str, DatasetEntry], tables: Mapping[str, TableEntry]) -> list[Edge]:
+def _lineage(
+    datasets: Mapping[str, DatasetEntry], tables: Mapping[str, TableEntry], marts: Mapping[str, MartEntry]
+) -> list[Edge]:
     edges = [Edge(f"source.{dataset.name}", dataset.bronze, "landed") for dataset in datasets.values()]
     for table in tables.values():
         edges.append(Edge(datasets[table.dataset].bronze, f"silver.{table.name}", "derived"))
         edges += [Edge(f"silver.{other}", f"silver.{table.name}", "reference") for other in table.references]
-    return edges
+    return edges + [Edge(source, f"gold.{mart.name}", "mart") for mart in marts.values() for source in mart.inputs]
 
 
-def _hashes(directory: Path) -> dict[str, str]:
-    """sha256 of each contract, by its path below the directory."""
-    paths = sorted(path for path in directory.glob("*/*.yaml") if not path.name.endswith(".cases.yaml"))
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+def _hashes(directory: Path, project: Path | None) -> dict[str, str]:
+    """sha256 of each contract, by its path below the directory, and of each model, as ``models/…``."""
+    from lakehouse.contracts.load import contract_files
+    from lakehouse.contracts.marts import model_files
+
+    paths = {str(path.relative_to(directory)): path for path in contract_files(directory)}
+    paths |= {str(path.relative_to(project)): path for path in model_files(project)} if project else {}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
 
 
 def _compiler() -> str:
@@ -172,14 +251,18 @@ def _parse(value: dict[str, Any]) -> Index:
         files=value["files"],
         compiler=value["compiler"],
         datasets={
-            name: DatasetEntry(**{**entry, "tables": tuple(entry["tables"])})
+            name: DatasetEntry(**{**entry, "tables": tuple(entry["tables"]), "timing": Timing(**entry["timing"])})
             for name, entry in value["datasets"].items()
         },
         tables={
             name: TableEntry(**{**entry, "references": tuple(entry["references"])})
             for name, entry in value["tables"].items()
         },
+        marts={
+            name: MartEntry(**{**entry, "inputs": tuple(entry["inputs"])}) for name, entry in value["marts"].items()
+        },
         lineage=tuple(Edge(**edge) for edge in value["lineage"]),
+        operation=Operation(**value["operation"]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ import yaml
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core.names import TableName
+
+# A quoted name counts wherever it stands: models also loop over the names of those that they refer to.
+_SILVER = re.compile(r"""source\(\s*['"]silver['"]\s*,\s*['"]([a-z0-9_]+)['"]""")
+_QUOTED = re.compile(r"""['"]([a-z][a-z0-9_]*)['"]""")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,31 @@ def mart_models(project: Path) -> list[dict[str, Any]]:
         for path in sorted((project / "models" / "marts").glob("*.yml"))
         for model in yaml.safe_load(path.read_text("utf-8")).get("models", [])
     ]
+
+
+def model_files(project: Path) -> list[Path]:
+    """The files that say what models are; not those that a run generates."""
+    files = [*project.glob("models/**/*.sql"), *project.glob("models/**/*.yml")]
+    return sorted(path for path in files if "generated" not in path.parts)
+
+
+def mart_inputs(project: Path) -> dict[str, tuple[str, ...]]:
+    """For each mart the silver tables and the other marts that it is made of, through models that are no marts."""
+    texts = {path.stem: path.read_text("utf-8") for path in model_files(project) if path.suffix == ".sql"}
+    marts = {str(model["name"]) for model in mart_models(project)}
+    return {mart: tuple(sorted(_inputs(mart, texts, marts))) for mart in sorted(marts)}
+
+
+def _inputs(mart: str, texts: Mapping[str, str], marts: set[str]) -> set[str]:
+    found, looked_at, waiting = set[str](), set[str](), {mart}
+    while waiting:
+        model = waiting.pop()
+        looked_at.add(model)
+        found |= {f"silver.{name}" for name in _SILVER.findall(texts[model])}
+        named = (set(_QUOTED.findall(texts[model])) & texts.keys()) - {mart}
+        found |= {f"gold.{name}" for name in named & marts}
+        waiting |= named - marts - looked_at
+    return found
 
 
 def declared_marts(project: Path) -> list[DeclaredMart]:

@@ -351,9 +351,13 @@ class Table(Model):
 
 
 class Freshness(Model):
-    """When data is late."""
+    """When data comes, and when it is late."""
 
     expected_every: Duration = "1d"
+    expected_after: Duration = Field(
+        default="1h",
+        description="How long after the end of its day, where the source is, a day's data are there as a rule.",
+    )
     warn_after: Duration = "36h"
 
 

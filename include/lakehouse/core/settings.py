@@ -66,6 +66,13 @@ class Settings(BaseSettings):
 
     s3_port: int = Field(0, description="Port for the S3 server that `up` starts; 0 means any free one.")
 
+    dags: Path = Field(PROJECT_ROOT / "dags", description="The folder of the DAG files, beside `include`.")
+    airflow_port: int = Field(0, description="Port for Airflow; 0 means 8080 if it is free, else any free one.")
+    airflow_url: str = Field("", description="Where Airflow is; written by `up --airflow`.")
+    airflow_database: SecretStr = Field(
+        SecretStr(""), description="Airflow's own database where PostgreSQL is external: postgresql+psycopg2://…"
+    )
+
     ivy_settings: Path | None = Field(None, description="Ivy settings file for `setup`, for people behind a mirror.")
 
     spark_master: str = Field(
@@ -87,6 +94,18 @@ class Settings(BaseSettings):
     connect_reader_port: int = Field(0, description="Port of the local read-only server; 0 means any free one.")
     connect_reader_token: SecretStr = Field(SecretStr(""), description="Token of the read-only server.")
     connect_reader_memory: str = Field("1g", description="Memory of the local read-only server.")
+    task_retries: int = Field(
+        3, ge=2, le=20, description="How often a task is tried again that failed for a while; compiled into the index."
+    )
+    task_retry_seconds: int = Field(
+        60, ge=1, description="Seconds before the first new try; each further one waits twice as long."
+    )
+    alerts: str = Field(
+        "",
+        description="Who is told of failed tasks: slack, smtp, webhook, separated by commas.",
+    )
+    alerts_to: str = Field("", description="Addresses that mail goes to, separated by commas.")
+    actor: str = Field("", description="Who decides, for the decision log, where a scheduler runs the program.")
 
     @field_validator("landing_bucket", "warehouse_bucket")
     @classmethod
@@ -101,12 +120,24 @@ class Settings(BaseSettings):
         place_of(value)
         return value
 
+    @field_validator("alerts")
+    @classmethod
+    def _alerts(cls, value: str) -> str:
+        if unknown := {way.strip() for way in value.split(",")} - {"", "slack", "smtp", "webhook"}:
+            raise ValueError(f"knows slack, smtp and webhook, not {', '.join(sorted(unknown))}")
+        return value
+
     @field_validator("s3_endpoint")
     @classmethod
     def _endpoint(cls, value: str) -> str:
         if value and urlparse(value).scheme not in ("http", "https"):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/")
+
+    @property
+    def alert_ways(self) -> tuple[str, ...]:
+        """The ways in which people are told of what failed."""
+        return tuple(way.strip() for way in self.alerts.split(",") if way.strip())
 
     @property
     def warehouse(self) -> str:

@@ -86,7 +86,7 @@ def run_gold(marts: Marts) -> list[TableReport]:
     return [
         TableReport(
             p.table, rows_added=p.records_added, rows_removed=p.records_deleted, files=p.files_added,
-            bytes=p.bytes_added, seconds=seconds,
+            bytes=p.bytes_added, seconds=seconds, snapshot_id=p.snapshot_id,
         )
         for p in published
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What the programs under ``spark_jobs/`` share: arguments in, one session, one line of JSON out.
 
 The same reports as ``lakehouse run --json`` prints, and the same exit codes: that of the gravest error, else the one
-that says that a rule holds batches back, else 0.
+that says that a rule holds batches back, else 0. Where metadata and logs say that nothing is to do, no JVM starts.
 """
 
 from __future__ import annotations
@@ -15,30 +15,38 @@ from dataclasses import dataclass
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
 from lakehouse.core.errors import BatchesHeld, LakehouseError, SettingsError
+from lakehouse.core.process import end_with_parent
 from lakehouse.core.settings import Settings, load_settings
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.run import RunResult, is_little
 from lakehouse.engine.session import session
 from lakehouse.ledger.holds import Hold, held_by_rules
+from lakehouse.ledger.outstanding import bronze_is_current, dataset_is_current, gold_is_current
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import open_catalog
 
 Verb = Callable[[Lake, Sequence[Contract], int | None], RunResult]
+Concerns = Callable[[Settings, Sequence[Contract]], bool]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One verb as a program. ``is_bounded``: it knows ``--max-batches``. ``is_judging``: it may hold batches back."""
+    """One verb as a program. ``is_bounded``: it knows ``--max-batches``. ``is_judging``: it may hold batches back.
+
+    ``concerns`` says without a JVM whether there is anything to do for these contracts.
+    """
 
     name: str
     description: str
     verb: Verb
+    concerns: Concerns
     is_bounded: bool = False
     is_judging: bool = False
 
     def run(self, arguments: Sequence[str] | None = None, lake: Lake | None = None) -> int:
         """Do it in a session of its own, or in a lake that is open already; returns the exit code."""
+        end_with_parent()
         given = self._parse(arguments)
         held: list[Hold] = []
         try:
@@ -72,8 +80,28 @@ class Program:
         contracts = _pick(settings, sources)
         if lake:
             return self.verb(lake, contracts, limit)
+        if not self.concerns(settings, contracts):
+            return RunResult([], [])
         with session(settings, f"lakehouse {self.name}", is_short=is_little(settings, contracts)) as spark:
             return self.verb(Lake(spark, settings), contracts, limit)
+
+
+def has_landed(settings: Settings, contracts: Sequence[Contract]) -> bool:
+    """Whether something landed that bronze does not have."""
+    catalog, store = open_catalog(settings), ObjectStore.open(settings)
+    return not all(bronze_is_current(catalog, store, contract) for contract in contracts)
+
+
+def has_pending(settings: Settings, contracts: Sequence[Contract]) -> bool:
+    """Whether a table of these contracts has not consumed all that landed and was decided."""
+    catalog, store = open_catalog(settings), ObjectStore.open(settings)
+    return not all(dataset_is_current(catalog, store, contract) for contract in contracts)
+
+
+def has_stale_marts(settings: Settings, contracts: Sequence[Contract]) -> bool:
+    """Whether silver or the models changed since the marts were made, whatever contracts are named."""
+    everything = list(load_contracts(settings.contracts).values())
+    return not gold_is_current(open_catalog(settings), everything, settings.dbt)
 
 
 def each(contracts: Iterable[Contract], work: Callable[[Contract], Iterable[TableReport | None]]) -> RunResult:

@@ -39,7 +39,8 @@ class TableReport:
 
     ``ties`` counts moments of a key for which different observations were ranked; ``beyond_horizon`` the quarantined
     rows that came too late, before the ``horizon`` of the table's baseline; ``drifted`` the rows of records that did
-    not have the contract's columns; ``refusals`` has the rules behind ``quarantined``, each with its first row.
+    not have the contract's columns; ``refusals`` has the rules behind ``quarantined``, each with its first row;
+    ``snapshot_id`` is the snapshot that was published.
     """
 
     table: TableName
@@ -65,6 +66,7 @@ class TableReport:
     beyond_horizon: int = 0
     drifted: int = 0
     horizon: str = ""
+    snapshot_id: int | None = None
     refusals: list[Refusal] = field(default_factory=list)
 
     def written(self, by: Written) -> None:

@@ -69,7 +69,7 @@ def run_bronze(lake: Lake, contract: Contract, limit: int | None = None) -> Tabl
     report = TableReport(contract.bronze_table, batches=len(log[:limit]))
     for each in published:
         report.received = report.rows_added = each.records_added
-        report.files, report.bytes = each.files_added, each.bytes_added
+        report.files, report.bytes, report.snapshot_id = each.files_added, each.bytes_added, each.snapshot_id
     report.good = report.received
     report.seconds = time.perf_counter() - started
     return report

@@ -396,6 +396,7 @@ def add_published(report: TableReport, published: Sequence[Published]) -> None:
         report.bytes += each.bytes_added
         report.rows_added += each.records_added
         report.rows_removed += each.records_deleted
+        report.snapshot_id = each.snapshot_id
 
 
 @dataclass

@@ -41,6 +41,12 @@ def judges_anew(head: Head, contract: Contract, table: str) -> bool:
     return bool(head.held) and head.stamp is not None and head.stamp.limits != limits_of(contract, table)
 
 
+def bronze_is_current(catalog: Catalog, store: ObjectStore, contract: Contract) -> bool:
+    """Whether bronze has all that landed."""
+    bronze = read_head(catalog, contract.bronze_table).consumed(contract.name).through
+    return landing_log(store, contract.name).last_number(bronze) == bronze
+
+
 def dataset_is_current(catalog: Catalog, store: ObjectStore, contract: Contract) -> bool:
     """Whether bronze and every silver table have consumed all that landed and was decided, by today's contract."""
     bronze = read_head(catalog, contract.bronze_table).consumed(contract.name).through

@@ -37,6 +37,7 @@ class TableSummary:
     snapshots: int
     committed_at: datetime | None
     consumed: dict[str, int]
+    snapshot_id: int | None = None
 
 
 def list_tables(catalog: Catalog) -> list[TableSummary]:
@@ -70,6 +71,7 @@ def _summary(catalog: Catalog, name: TableName) -> TableSummary | None:
         len(table.metadata.snapshots),
         datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC) if snapshot else None,
         {source: consumed.through for source, consumed in stamp.inputs.items()} if stamp else {},
+        snapshot.snapshot_id if snapshot else None,
     )
 
 

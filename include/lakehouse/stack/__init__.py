@@ -1,6 +1,6 @@
 """The local stack: PostgreSQL and an S3 server on loopback, and what a machine needs to run the lakehouse."""
 
-from lakehouse.stack.local import down, status, up
-from lakehouse.stack.model import ServerStatus, StackStatus, Stopped
+from lakehouse.stack.local import down, logins, status, up
+from lakehouse.stack.model import Login, ServerStatus, StackStatus, Stopped
 
-__all__ = ["ServerStatus", "StackStatus", "Stopped", "down", "status", "up"]
+__all__ = ["Login", "ServerStatus", "StackStatus", "Stopped", "down", "logins", "status", "up"]

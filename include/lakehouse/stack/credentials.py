@@ -6,6 +6,7 @@ lines, and is derived from it and from the servers' ports.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -26,6 +27,8 @@ _ADMIN_NAMES = (
     "RESTORER_PASSWORD",
     "SOURCE_OWNER_PASSWORD",
     "INGEST_PASSWORD",
+    "AIRFLOW_PASSWORD",
+    "AIRFLOW_SECRET",
     "S3_ACCESS_KEY_ID",
     "S3_SECRET_ACCESS_KEY",
     "CONNECT_TOKEN",
@@ -43,6 +46,12 @@ class Credentials:
     s3_secret_access_key: str = field(repr=False)
     connect_token: str = field(repr=False)
     connect_reader_token: str = field(repr=False)
+    airflow_secret: str = field(repr=False, default="")
+
+    def derived(self, purpose: str) -> str:
+        """A secret for one purpose of Airflow: 32 bytes as 43 letters and digits, ``-`` and ``_``."""
+        made = hmac.new(self.airflow_secret.encode(), purpose.encode(), hashlib.sha256).digest()
+        return base64.urlsafe_b64encode(made).decode().rstrip("=")
 
     def fingerprint(self, *facts: object) -> str:
         """A short digest of secrets and facts, to tell whether a running server was set up with just these."""
@@ -79,6 +88,7 @@ def _with_settings(kept: dict[str, str], settings: Settings) -> Credentials:
         restorer=kept["RESTORER_PASSWORD"],
         source_owner=kept["SOURCE_OWNER_PASSWORD"],
         ingest=kept["INGEST_PASSWORD"],
+        airflow=kept["AIRFLOW_PASSWORD"],
     )
     return Credentials(
         passwords,
@@ -86,6 +96,7 @@ def _with_settings(kept: dict[str, str], settings: Settings) -> Credentials:
         settings.s3_secret_access_key.get_secret_value() or kept["S3_SECRET_ACCESS_KEY"],
         settings.connect_token.get_secret_value() or kept["CONNECT_TOKEN"],
         settings.connect_reader_token.get_secret_value() or kept["CONNECT_READER_TOKEN"],
+        kept["AIRFLOW_SECRET"],
     )
 
 

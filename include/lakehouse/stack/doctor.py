@@ -103,6 +103,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
         "LAKEHOUSE_S3_PORT": "s3",
         "LAKEHOUSE_CONNECT_PORT": "spark",
         "LAKEHOUSE_CONNECT_READER_PORT": "spark, read-only",
+        "LAKEHOUSE_AIRFLOW_PORT": "airflow",
     }
     found = {server.name: server for server in local.status(settings).servers}
     for setting, name in asked.items():
@@ -113,13 +114,13 @@ def _ports(settings: Settings) -> Iterator[Check]:
 
 
 def _servers(settings: Settings) -> Iterator[Check]:
-    postgresql, s3, *spark = local.status(settings).servers
+    postgresql, s3, *others = local.status(settings).servers
     yield checks.check_stand_in(s3.kind)
     yield from _postgres(settings, postgresql)
     yield checks.check_server("s3 buckets", s3.address or "s3", _why(s3) or buckets.problem(settings))
     yield checks.check_skew("s3", None if _why(s3) else _s3_skew(settings))
-    for server in spark:
-        yield checks.check_server(server.name, server.address or server.kind, _why(server))
+    for other in others:
+        yield checks.check_server(other.name, other.address or other.name, _why(other))
 
 
 def _why(server: ServerStatus) -> str:

@@ -1,4 +1,4 @@
-"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL, an S3 server and Spark Connect, on loopback.
+"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL, an S3 server, Spark Connect and Airflow, on loopback.
 
 A server that the settings place elsewhere is never started or stopped, only checked.
 """
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +18,27 @@ from rich.console import Console
 
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import Settings
-from lakehouse.stack import buckets, connect, credentials, external, minio, ports, postgres, roles, supervisor
+from lakehouse.stack import (
+    airflow,
+    buckets,
+    connect,
+    credentials,
+    external,
+    minio,
+    ports,
+    postgres,
+    processes,
+    roles,
+    supervisor,
+)
 from lakehouse.stack.credentials import Credentials
 from lakehouse.stack.files import file_lock, private_folder
-from lakehouse.stack.model import ServerStatus, StackStatus, Stopped
+from lakehouse.stack.model import Login, ServerStatus, StackStatus, Stopped
 from lakehouse.stack.processes import User
 from lakehouse.stack.supervisor import Identity, Launch
 
 _LOCK_SECONDS = 2400.0
+_KEPT_LINES = ("LAKEHOUSE_AIRFLOW_URL",)
 _MINIO_STOP = ((signal.SIGTERM, 15.0),)
 _STAND_IN = (
     "moto stands in for MinIO: it keeps data in MEMORY ONLY, and loses it when it stops. It is for trying out, "
@@ -41,7 +55,9 @@ def identities(home: Path) -> tuple[Identity, Identity, Identity]:
     )
 
 
-def up(settings: Settings, console: Console | None = None, *, spark: bool = False) -> StackStatus:
+def up(
+    settings: Settings, console: Console | None = None, *, spark: bool = False, with_airflow: bool = False
+) -> StackStatus:
     """Start what doesn't run, make it ready, and write ``stack.env``; nothing happens to what is up already.
 
     With ``spark``, or where jobs are meant to run there, the Spark Connect servers as well.
@@ -56,11 +72,15 @@ def up(settings: Settings, console: Console | None = None, *, spark: bool = Fals
         raise SettingsError(f"the state folder cannot be made: {error}", todo="set LAKEHOUSE_HOME") from None
     with file_lock(home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
         kept = credentials.load_or_create(settings)
-        lines: dict[str, str] = {}
+        was = credentials.read_stack_env(home)
+        lines = {name: was[name] for name in _KEPT_LINES if name in was}
         _postgres_up(settings, kept, lines)
         _s3_up(settings, kept, lines, console)
         _spark_up(settings, kept, lines, asked=spark)
         credentials.write_stack_env(home, lines)
+        if with_airflow:
+            _airflow_up(settings, kept, lines)
+            credentials.write_stack_env(home, lines)
         found = status(settings)
     external.require_usable(found)
     return found
@@ -71,12 +91,19 @@ def down(settings: Settings) -> Stopped:
     if not settings.home.exists():
         return Stopped(())
     with file_lock(settings.home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
-        # Spark first: it works with the others.
+        stopped = [airflow.KIND] if supervisor.ensure_down(airflow.identity(settings.home)) else []
+        airflow.end_strays(settings.home)
+        # Then Spark: it works with the others.
         ours = (*connect.identities(settings.home), *identities(settings.home))
-        stopped = [one.kind for one in ours if supervisor.ensure_down(one)]
+        stopped += [one.kind for one in ours if supervisor.ensure_down(one)]
         postgres.clear_unfinished(settings.home)
         postgres.stop_orphans(settings.home / "postgres")
     return Stopped(tuple(stopped))
+
+
+def logins(settings: Settings) -> tuple[Login, ...]:
+    """Who may log in to Airflow, with their passwords. Not for logs."""
+    return airflow.logins(credentials.load_or_create(settings))
 
 
 def status(settings: Settings) -> StackStatus:
@@ -86,6 +113,7 @@ def status(settings: Settings) -> StackStatus:
     servers: tuple[ServerStatus, ...] = (
         external.postgres_status(settings) if external.is_postgres_external(settings) else _local_status(postgresql),
         external.s3_status(settings) if external.is_s3_external(settings) else _local_status(s3_server),
+        *_airflow_status(settings.home),
     )
     wanted = [one for one in connect.identities(settings.home) if connect.is_wanted(settings, one, asked=False)]
     servers = (*servers, *map(_local_status, wanted))
@@ -105,6 +133,18 @@ def _local_status(identity: Identity) -> ServerStatus:
     if not record.ready_for:
         return ServerStatus(identity.name, identity.kind, "unreachable", address, record.pid, "`up` was cut short")
     return ServerStatus(identity.name, identity.kind, "up", address, record.pid, str(identity.data))
+
+
+def _airflow_status(home: Path) -> tuple[ServerStatus, ...]:
+    """Airflow is one of the servers once it was started, until `down`."""
+    identity = airflow.identity(home)
+    if processes.read_record(identity.record_path) is None:
+        return ()
+    found = _local_status(identity)
+    record = supervisor.current(identity)
+    if found.state == "up" and record and not airflow.is_well(record.port):
+        return (replace(found, state="unreachable", detail=f"not every component is well: {identity.log}"),)
+    return (found,)
 
 
 def _remember(home: Path, lines: dict[str, str], new: Callable[[int], dict[str, str]]) -> Callable[[int], None]:
@@ -144,6 +184,11 @@ def _postgres_launch(settings: Settings, kept: Credentials, identity: Identity) 
         make_ready=lambda port: roles.provision(settings, port, kept.passwords),
         start_seconds=postgres.START_SECONDS,
     )
+
+
+def _airflow_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -> None:
+    remember = _remember(settings.home, lines, airflow.lines)
+    supervisor.ensure_up(airflow.identity(settings.home), airflow.launch(settings, kept, lines), remember)
 
 
 def _s3_up(settings: Settings, kept: Credentials, lines: dict[str, str], console: Console | None) -> None:

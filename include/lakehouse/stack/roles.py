@@ -9,6 +9,7 @@ role                  rights
 ``lakehouse_restorer`` may connect to the catalog
 ``crm_owner``         owns the sample source database
 ``lakehouse_ingest``  reads the sample source
+``lakehouse_airflow`` owns Airflow's database, and may connect to no other
 ====================  ========================================================================
 """
 
@@ -30,6 +31,8 @@ SOURCES_OWNER = "crm_owner"
 INGEST = "lakehouse_ingest"
 BACKUP = "lakehouse_backup"
 RESTORER = "lakehouse_restorer"
+AIRFLOW = "lakehouse_airflow"
+AIRFLOW_DATABASE = "lakehouse_airflow"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Passwords:
     restorer: str = field(repr=False)
     source_owner: str = field(repr=False)
     ingest: str = field(repr=False)
+    airflow: str = field(repr=False)
 
 
 def provision(settings: Settings, port: int, passwords: Passwords) -> None:
@@ -54,12 +58,14 @@ def provision(settings: Settings, port: int, passwords: Passwords) -> None:
         RESTORER: passwords.restorer,
         SOURCES_OWNER: passwords.source_owner,
         INGEST: passwords.ingest,
+        AIRFLOW: passwords.airflow,
     }
     with connect(port, "postgres", SUPERUSER, passwords.superuser) as server:
         for role, password in roles.items():
             _role(server, role, password)
         _database(server, settings.catalog_database, settings.catalog_user)
         _database(server, SOURCES_DATABASE, SOURCES_OWNER)
+        _database(server, AIRFLOW_DATABASE, AIRFLOW)
         _run(server, "revoke all on database postgres from public")
         _run(server, "alter role {reader} set default_transaction_read_only = on", reader=settings.reader_user)
         _let_connect(server, settings.catalog_database, settings.reader_user, BACKUP, RESTORER)

@@ -53,7 +53,7 @@ class Launch:
     ready_for: str
     prepare: Callable[[], User | None]
     command: Callable[[int], list[str]]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] | Callable[[int], Mapping[str, str]]
     is_ready: Callable[[int], bool]
     make_ready: Callable[[int], None]
     start_seconds: float
@@ -105,7 +105,8 @@ def _start(identity: Identity, launch: Launch, user: User | None, on_port: Calla
     for _ in range(_PORT_ATTEMPTS):
         port = ports.choose(launch.wanted_port, remembered, launch.port_setting)
         on_port(port)
-        process = processes.start(launch.command(port), launch.environment, identity.log, user)
+        environment = launch.environment(port) if callable(launch.environment) else launch.environment
+        process = processes.start(launch.command(port), environment, identity.log, user)
         record = processes.record_of(process, str(identity.data), port, identity.kind)
         processes.write_record(identity.record_path, record)
         if processes.wait_until_ready(process, lambda port=port: launch.is_ready(port), launch.start_seconds):  # type: ignore[misc]

@@ -1,0 +1,109 @@
+"""What a person does in Airflow's UI, through its REST API: with a user, a password and a token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import httpx
+
+POLL_SECONDS = 0.5
+ENDED = ("success", "failed")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """A running Airflow, and who asks it."""
+
+    url: str
+    user: str
+    password: str
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        login = {"username": self.user, "password": self.password}
+        token = httpx.post(f"{self.url}/auth/token", json=login, timeout=30).raise_for_status().json()["access_token"]
+        return httpx.Client(base_url=f"{self.url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+    def ask(self, method: str, path: str, **given: Any) -> Any:
+        """One request; raises with what the server says where it refuses."""
+        answer = self._http.request(method, path, **given)
+        if answer.is_error:
+            raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text}")
+        return answer.json() if answer.content else None
+
+    def status(self, method: str, path: str, **given: Any) -> int:
+        """The status code of a request that may be refused."""
+        return self._http.request(method, path, **given).status_code
+
+    def unpause(self, *dags: str) -> None:
+        for dag in dags:
+            self.ask("PATCH", f"/dags/{dag}", json={"is_paused": False})
+
+    def trigger(self, dag: str, **conf: Any) -> str:
+        """Start a run with what a form says; returns its id."""
+        return str(self.ask("POST", f"/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})["dag_run_id"])
+
+    def backfill(self, dag: str, first: str, last: str, max_active_runs: int = 10) -> int:
+        body = {"dag_id": dag, "from_date": first, "to_date": last, "max_active_runs": max_active_runs}
+        return int(self.ask("POST", "/backfills", json=body)["id"])
+
+    def clear(self, dag: str, run: str) -> None:
+        """Clear all tasks of a run, so that they run again."""
+        body = {"dry_run": False, "dag_run_id": run, "only_failed": False, "reset_dag_runs": True}
+        self.ask("POST", f"/dags/{dag}/clearTaskInstances", json=body)
+
+    def runs(self, dag: str) -> list[Mapping[str, Any]]:
+        """All runs, the oldest first."""
+        found = self.ask("GET", f"/dags/{dag}/dagRuns", params={"limit": 100, "order_by": "run_after"})
+        return list(found["dag_runs"])
+
+    def run(self, dag: str, run: str) -> Mapping[str, Any]:
+        return dict(self.ask("GET", f"/dags/{dag}/dagRuns/{run}"))
+
+    def tasks(self, dag: str, run: str) -> dict[str, Mapping[str, Any]]:
+        found = self.ask("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
+        return {task["task_id"]: task for task in found}
+
+    def log(self, dag: str, run: str, task: str, attempt: int = 1) -> str:
+        found = self.ask("GET", f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}")
+        return "\n".join(str(line.get("event", line)) for line in found["content"] if isinstance(line, Mapping))
+
+    def events(self, asset: str) -> list[Mapping[str, Any]]:
+        """The events of an asset, the oldest first, each with its ``extra``."""
+        known = self.ask("GET", "/assets", params={"name_pattern": asset, "limit": 100})["assets"]
+        ids = [each["id"] for each in known if each["name"] == asset]
+        if not ids:
+            return []
+        found = self.ask("GET", "/assets/events", params={"asset_id": ids[0], "limit": 100, "order_by": "timestamp"})
+        return list(found["asset_events"])
+
+    def wait_for_run(self, dag: str, run: str, seconds: float = 180) -> Mapping[str, Any]:
+        """The run, when it has ended."""
+        return wait_for(lambda: _ended(self.run(dag, run)), seconds, f"{dag} {run} to end")
+
+    def wait_until_idle(self, *dags: str, seconds: float = 240) -> None:
+        """Until no run of these DAGs is queued or running."""
+
+        def is_idle() -> bool:
+            return all(each["state"] in ENDED for dag in dags for each in self.runs(dag))
+
+        wait_for(is_idle, seconds, f"{', '.join(dags)} to be idle")
+
+
+def _ended(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return run if run["state"] in ENDED else None
+
+
+def wait_for(look: Callable[[], Found | None], seconds: float, what: str) -> Found:
+    """What ``look`` finds, as soon as it finds something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"waited {seconds} s for {what}")

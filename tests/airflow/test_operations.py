@@ -1,0 +1,279 @@
+"""A lake is operated from Airflow: a backfill with a kill in the middle, a gate that refuses, a file that is corrected.
+
+The tests build on each other, on one Airflow, in this order.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import psutil
+import pytest
+from tests.airflow.client import wait_for
+from tests.airflow.conftest import World
+
+from lakehouse.contracts.index import compile_for
+from lakehouse.contracts.load import load_contracts
+from lakehouse.core.encoding import fingerprint_table
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import Settings
+from lakehouse.core.types import DataType
+from lakehouse.engine.tables import business_types
+from lakehouse.ledger.outstanding import gold_is_current
+from lakehouse.ledger.watermark import load_table, open_catalog, read_head
+from lakehouse.stack import buckets, credentials, roles
+
+LAND, TRANSFORM, GOLD = "land_shop_orders", "transform_shop_orders", "build_marts"
+FIRST = date(2024, 3, 1)
+DAYS = 4
+FACT, DIMENSION, MART = TableName("silver", "fact_order"), TableName("silver", "dim_shopper"), "gold.orders_by_city"
+
+
+def day(number: int) -> date:
+    return FIRST + timedelta(days=number)
+
+
+def write(world: World, number: int, *, twice: bool = False) -> None:
+    """A day's file: thirty orders of ten shoppers who move now and then; one order stands twice, if so."""
+    lines = ["order_id,shopper,city,amount,ordered_at"]
+    for order in range(30):
+        shopper, city = f"s{order % 10}", f"city {(order % 10 + number // 2) % 4}"
+        lines.append(f"{number}-{order},{shopper},{city},{order}.50,{day(number)} {order % 24:02}:00:00")
+    lines += lines[-1:] if twice else []
+    (world.files / f"{day(number)}.csv").write_text("\n".join(lines) + "\n")
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def running(world: World, text: str) -> list[psutil.Process]:
+    """Processes of this stack, and of no other on the machine, with this text in their command line."""
+    return [process for process in psutil.process_iter() if text in command_of(process) and is_ours(world, process)]
+
+
+def is_ours(world: World, process: psutil.Process) -> bool:
+    """By the folder that it works in: many of Airflow's give themselves other titles."""
+    try:
+        return process.cwd().startswith(str(world.settings.home))
+    except psutil.Error:
+        return False
+
+
+def rows(settings: Settings, table: str) -> int:
+    loaded = load_table(open_catalog(settings), TableName.parse(table))
+    return len(loaded.scan().to_arrow()) if loaded else 0
+
+
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """What stands in every table that people read, whatever batches it came in."""
+    catalog = open_catalog(settings)
+    [contract] = load_contracts(settings.contracts).values()
+    found = {}
+    for name, table in contract.tables.items():
+        loaded = load_table(catalog, TableName("silver", name))
+        found[name] = fingerprint_table(loaded.scan().to_arrow(), business_types(table)) if loaded else ""
+    mart = load_table(catalog, TableName.parse(MART))
+    columns = {"city": "string", "orders": "bigint", "amount": "decimal(38,2)"}
+    types = {column: DataType.parse(name.replace("bigint", "long")) for column, name in columns.items()}
+    found[MART] = fingerprint_table(mart.scan().to_arrow(), types) if mart else ""
+    return found
+
+
+def marts_are_current(settings: Settings) -> bool:
+    contracts = list(load_contracts(settings.contracts).values())
+    return gold_is_current(open_catalog(settings), contracts, settings.dbt)
+
+
+def extra_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(event["extra"])
+
+
+def test_only_who_logs_in_sees_anything(world: World) -> None:
+    import httpx
+
+    assert httpx.get(f"{world.airflow.url}/api/v2/dags", timeout=30).status_code == 401
+    dags = world.airflow.ask("GET", "/dags", params={"limit": 100})["dags"]
+    assert {LAND, TRANSFORM, GOLD, "rebuild_table", "housekeeping"} <= {dag["dag_id"] for dag in dags}
+    assert world.airflow.ask("GET", "/importErrors")["total_entries"] == 0
+    assert {dag["dag_id"]: dag["is_paused"] for dag in dags}[LAND] is True
+    assert {dag["dag_id"]: dag["is_paused"] for dag in dags}[TRANSFORM] is False
+
+
+def test_nothing_listens_to_the_outside(world: World) -> None:
+    listening, home = [], str(world.settings.home)
+    for process in psutil.process_iter():
+        if home in command_of(process) or is_ours(world, process):
+            listening += [each.laddr for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    ports = {urlparse(url).port for url in (world.airflow.url, world.settings.s3_endpoint)}
+    assert ports | {world.settings.postgres_port} <= {address.port for address in listening}
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
+
+
+def test_secrets_stand_in_no_command_line(world: World) -> None:
+    kept = credentials.load_or_create(world.settings)
+    secrets = [world.airflow.password, kept.passwords.airflow, kept.airflow_secret, kept.s3_secret_access_key]
+    lines = [command_of(process) for process in psutil.process_iter()]
+    assert any("scheduler" in line for line in lines)
+    assert [line for line in lines for secret in secrets if secret in line] == []
+
+
+def test_a_backfill_lands_days_side_by_side_and_survives_kills(world: World) -> None:
+    """The scheduler and the worker that runs the Spark job are killed in the middle of it."""
+    for number in range(DAYS):
+        write(world, number)
+    world.airflow.unpause(LAND)
+    world.airflow.backfill(LAND, f"{day(0)}T00:00:00Z", f"{day(DAYS - 1)}T00:00:00Z")
+    job = wait_for(lambda: running(world, "run shop.orders --no-gold"), 180, "the transform's program")[0]
+    task = job.parent()
+    assert task is not None
+    worker = task.parent()
+    scheduler = min(running(world, "airflow_component scheduler"), key=lambda each: each.create_time())
+    for process in (worker, scheduler):
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE, 30, "the program to end")
+    wait_for(lambda: rows(world.settings, str(FACT)) == 30 * DAYS, 300, "all days in silver")
+    world.airflow.wait_until_idle(LAND, TRANSFORM)
+    landed = [run for run in world.airflow.runs(LAND) if run["run_type"] == "backfill"]
+    assert [run["state"] for run in landed] == ["success"] * DAYS
+    assert {run["state"] for run in world.airflow.runs(TRANSFORM)} == {"success"}
+    assert rows(world.settings, str(FACT)) == 30 * DAYS, "nothing was written twice"
+
+
+def test_events_say_what_happened_and_wake_the_marts(world: World) -> None:
+    days = sorted(day for event in world.airflow.events("landing.shop_orders") for day in extra_of(event)["days"])
+    assert set(days) == {day(number).isoformat() for number in range(DAYS)}
+    wait_for(lambda: rows(world.settings, MART) == 4, 240, "the mart")
+    world.airflow.wait_until_idle(TRANSFORM, GOLD)
+    catalog = open_catalog(world.settings)
+    for name in (str(FACT), str(DIMENSION), "bronze.shop_orders", MART):
+        last = extra_of(world.airflow.events(name)[-1])
+        assert last["snapshot_id"] == read_head(catalog, TableName.parse(name)).snapshot_id, name
+    assert len(world.airflow.events(str(FACT))) <= 2, "many landings, few Spark jobs"
+
+
+def test_a_gate_that_refuses_fails_at_once_and_publishes_nothing(world: World) -> None:
+    before = read_head(open_catalog(world.settings), FACT).snapshot_id
+    done = {run["dag_run_id"] for run in world.airflow.runs(TRANSFORM)}
+    write(world, DAYS, twice=True)
+    run = world.airflow.trigger(LAND, first_day=day(DAYS).isoformat())
+    assert world.airflow.wait_for_run(LAND, run)["state"] == "success"
+    found = wait_for(
+        lambda: [each for each in world.airflow.runs(TRANSFORM) if each["dag_run_id"] not in done], 60, "the transform"
+    )[-1]
+    assert world.airflow.wait_for_run(TRANSFORM, found["dag_run_id"])["state"] == "failed"
+    task = world.airflow.tasks(TRANSFORM, found["dag_run_id"])["take_pending"]
+    assert (task["state"], task["try_number"]) == ("failed", 1), "a gate is not helped by another try"
+    assert "fact_order" in world.airflow.log(TRANSFORM, found["dag_run_id"], "take_pending")
+    assert read_head(open_catalog(world.settings), FACT).snapshot_id == before
+    [message] = wait_for(lambda: [m for m in world.webhook.told if "take_pending failed" in m["title"]], 30, "an alert")
+    assert TRANSFORM in message["title"] and "fact_order" in message["text"]
+
+
+def test_a_corrected_file_is_landed_by_clearing_its_run(world: World) -> None:
+    write(world, DAYS)
+    [run] = [each for each in world.airflow.runs(LAND) if each["run_type"] == "manual"]
+    world.airflow.clear(LAND, run["dag_run_id"])
+    wait_for(lambda: rows(world.settings, str(FACT)) == 30 * (DAYS + 1), 300, "the corrected day in silver")
+    wait_for(lambda: marts_are_current(world.settings), 240, "the marts")
+    world.airflow.wait_until_idle(LAND, TRANSFORM)
+    last = world.airflow.runs(TRANSFORM)[-1]
+    assert last["state"] == "success"
+    extra = extra_of(world.airflow.events("landing.shop_orders")[-1])
+    assert (extra["days"], extra["new"]) == ([day(DAYS).isoformat()], 1)
+    extra = extra_of(world.airflow.events(str(FACT))[-1])
+    assert (extra["rows_added"], extra["quality"]["good"]) == (30, 30)
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"table": "{{ var.value.secret }}"},
+        {"table": "silver.fact_order; DROP TABLE silver.fact_order"},
+        {"table": "--help"},
+        {"table": None},
+    ],
+)
+def test_a_form_takes_only_what_it_offers(conf: dict[str, Any], world: World) -> None:
+    path = "/dags/rebuild_table/dagRuns"
+    refused = world.airflow.status("POST", path, json={"logical_date": None, "conf": conf})
+    assert refused == 400
+
+
+def test_jinja_in_a_runs_conf_stays_text(world: World) -> None:
+    """Whatever stands in conf beside the form's fields reaches no command, and is shown as it is."""
+    text = "{{ conn.lakehouse_webhook.host }}"
+    run = world.airflow.trigger("quality_docs", note=text)
+    assert world.airflow.wait_for_run("quality_docs", run)["state"] == "success"
+    assert world.airflow.run("quality_docs", run)["conf"]["note"] == text
+    assert world.webhook.url.removeprefix("http://") not in world.airflow.log("quality_docs", run, "make_pages")
+    assert (world.settings.home / "data-docs" / "index.html").exists()
+
+
+def test_a_viewer_triggers_nothing(world: World) -> None:
+    from tests.airflow.client import Airflow
+
+    from lakehouse.stack import logins
+
+    [viewer] = [login for login in logins(world.settings) if login.user == "viewer"]
+    seen = Airflow(world.airflow.url, viewer.user, viewer.password)
+    assert seen.status("GET", "/dags") == 200
+    assert seen.status("POST", f"/dags/{LAND}/dagRuns", json={"logical_date": None}) == 403
+
+
+def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> None:
+    """A rule that refuses the last order of each day; a person sees how many rows that concerns, and approves."""
+    contract = world.settings.contracts / "shop" / "orders.yaml"
+    rule = "    rules: [{name: not_too_much, check: amount < 29, description: Orders are small.}]\n    references:\n"
+    contract.write_text(contract.read_text().replace("    references:\n", rule, 1))
+    compile_for(world.settings)
+    run = world.airflow.trigger("replay_table", table=str(FACT))
+    wait_for(lambda: world.airflow.tasks("replay_table", run)["approve"]["state"] == "awaiting_input", 240, "the form")
+    task = f"/dags/replay_table/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+    shown = world.airflow.ask("GET", task)["body"]
+    assert f"of {30 * (DAYS + 1)} rows 0 come in and {DAYS + 1} go out" in shown
+    assert rows(world.settings, str(FACT)) == 30 * (DAYS + 1), "nothing is published before"
+    world.airflow.ask("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
+    assert world.airflow.wait_for_run("replay_table", run)["state"] == "success"
+    assert rows(world.settings, str(FACT)) == 29 * (DAYS + 1)
+    last = extra_of(world.airflow.events(str(FACT))[-1])
+    assert last == {"by": "replay", "snapshot_id": read_head(open_catalog(world.settings), FACT).snapshot_id}
+    wait_for(lambda: marts_are_current(world.settings), 240, "the marts")
+
+
+def test_the_tables_are_those_that_the_command_line_makes(world: World, tmp_path: Path) -> None:
+    """The same files, landed and taken by the program alone, into a lake of its own."""
+    mark = uuid.uuid4().hex[:12]
+    apart = world.settings.model_copy(
+        update={"catalog_database": f"lake_{mark}", "landing_bucket": f"l-{mark}", "warehouse_bucket": f"w-{mark}"}
+    )
+    roles.provision(apart, apart.postgres_port, credentials.load_or_create(world.settings).passwords)
+    buckets.create(apart)
+    told = {
+        "LAKEHOUSE_CATALOG_DATABASE": apart.catalog_database,
+        "LAKEHOUSE_LANDING_BUCKET": apart.landing_bucket,
+        "LAKEHOUSE_WAREHOUSE_BUCKET": apart.warehouse_bucket,
+    }
+    for words in (("land",), ("run",)):
+        subprocess.run(
+            [sys.executable, "-m", "lakehouse.cli.main", *words],
+            env={**os.environ, **told},
+            check=True,
+            cwd=tmp_path,
+            capture_output=True,
+        )
+    assert fingerprints(apart) == fingerprints(world.settings)
+    assert all(fingerprints(apart).values())
