@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import ChainableUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 
 from lakehouse.contracts.model import Contract
+from lakehouse.core.errors import ContractError
 from lakehouse.core.names import TableName
 
 
@@ -56,6 +59,64 @@ def _mart(model: Mapping[str, Any]) -> DeclaredMart:
 def mart_names(project: Path) -> list[TableName]:
     """The tables of the gold layer."""
     return [TableName("gold", model["name"]) for model in mart_models(project)]
+
+
+def mart_inputs(project: Path) -> dict[TableName, tuple[TableName, ...]]:
+    """The tables that each mart is made of: silver tables and other marts, what stands between them left out.
+
+    Raises :class:`ContractError` where a model cannot be read.
+    """
+    read = {path.stem: _inputs(path) for path in sorted((project / "models").glob("**/*.sql"))}
+    marts = {name.name for name in mart_names(project)}
+    return {TableName("gold", mart): tuple(sorted(_reached(mart, read, marts))) for mart in sorted(marts & read.keys())}
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    models: frozenset[str]
+    tables: frozenset[TableName]
+
+
+def _reached(model: str, read: Mapping[str, _Inputs], marts: set[str]) -> set[TableName]:
+    """What a model reads, by itself or through models that are no marts."""
+    found: set[TableName] = set()
+    seen, waiting = {model}, [model]
+    while waiting:
+        inputs = read.get(waiting.pop(), _Inputs(frozenset(), frozenset()))
+        found |= inputs.tables | {TableName("gold", name) for name in inputs.models & marts - {model}}
+        waiting += inputs.models - marts - seen
+        seen |= inputs.models
+    return found
+
+
+class _Anything(ChainableUndefined):
+    """Whatever a model asks of dbt or of a macro: it has every attribute, can be called, and says nothing."""
+
+    def __call__(self, *_: Any, **__: Any) -> _Anything:  # type: ignore[override]
+        return self
+
+
+def _inputs(path: Path) -> _Inputs:
+    """What a model names in ``ref`` and ``source``, found by rendering it as dbt does, without a database."""
+    models: set[str] = set()
+    tables: set[TableName] = set()
+
+    def ref(*names: str, **_: Any) -> str:
+        models.add(names[-1])
+        return names[-1]
+
+    def source(namespace: str, name: str) -> str:
+        tables.add(TableName(namespace, name))
+        return name
+
+    environment = SandboxedEnvironment(undefined=_Anything, extensions=["jinja2.ext.do"])
+    try:
+        environment.from_string(path.read_text("utf-8")).render(ref=ref, source=source)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ContractError(
+            f"the model cannot be read: {error}", where=str(path), todo="correct its Jinja; `dbt parse` says more"
+        ) from None
+    return _Inputs(frozenset(models), frozenset(tables))
 
 
 def project_fingerprint(project: Path, contracts: Sequence[Contract]) -> str:

@@ -1,0 +1,1 @@
+"""What Airflow sees: the only place of the package that imports it."""
