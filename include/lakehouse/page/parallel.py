@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import TypeVar
 
 from lakehouse.core.errors import LakehouseError, TransientError
@@ -23,10 +24,13 @@ def ask_each(
     """
     waiting: dict[Future[Answer], Key] = {}
     pool = ThreadPoolExecutor(workers, thread_name_prefix="lakehouse-page")
+    remaining = iter(keys)
     try:
-        for key in keys:
-            waiting[pool.submit(ask, key)] = key
-        while waiting:
+        while True:
+            for key in islice(remaining, workers - len(waiting)):
+                waiting[pool.submit(ask, key)] = key
+            if not waiting:
+                return
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 key, answer = waiting.pop(future), _answer(future)
