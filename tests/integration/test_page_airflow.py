@@ -103,5 +103,5 @@ def test_airflow_shows_the_page_in_its_navigation_below_its_own_path(said: Answe
         "destination": "nav",
         "nav_top_level": True,
     }
-    assert view["icon"] == f"{PREFIX}/lakehouse/static/icon.svg"
+    assert view["icon"].startswith(f"{PREFIX}/lakehouse/static/icon.svg?v=")
     assert [app["url_prefix"] for app in plugin["fastapi_apps"]] == ["/lakehouse"]

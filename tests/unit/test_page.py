@@ -31,7 +31,7 @@ from lakehouse.core.errors import ContractError, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.ledger.holds import holding
-from lakehouse.ledger.watermark import Stamp
+from lakehouse.ledger.watermark import Consumed, Stamp
 from lakehouse.page.commits import commits_of
 from lakehouse.page.detail import detail, read_table
 from lakehouse.page.freshness import of_batch
@@ -173,6 +173,7 @@ def test_held_batches_are_counted_where_they_are_missing(lake: FakeLake, contrac
     decide(lake.memory, SALES, "hold", 3)
     decide(lake.memory, SALES, "discard", 4)
     found = rows(read(refresher(lake, contracts)))
+    assert found[FACT].batch is not None and found[FACT].batch.number == 4  # by the stamp; the decisions are newer
     assert {hold.batch: hold.state for hold in found[FACT].holds} == {2: "held", 3: "held", 4: "discarded"}
     assert {name: found[name].held for name in (FACT, "silver.dim_customer", "bronze.retail_sales")} == {
         FACT: 2,
@@ -180,6 +181,16 @@ def test_held_batches_are_counted_where_they_are_missing(lake: FakeLake, contrac
         "bronze.retail_sales": 1,
     }
     assert overview(read(refresher(lake, contracts)), Choice(), NOW).totals["held"] == 2
+
+
+def test_freshness_is_that_of_the_newest_batch_that_is_not_held(lake: FakeLake, contracts: Path) -> None:
+    for number in range(3):
+        land(lake.memory, SALES, DAY + timedelta(days=number), NOW - timedelta(hours=200 - 20 * number))
+    inputs = {SALES: Consumed(3, holes=(2,))}
+    lake.publish(FACT, snapshot(Stamp("a1", "f" * 32, inputs, held={3: "odd"}), rows=90))
+    row = rows(read(refresher(lake, contracts)))[FACT]
+    assert row.batch is not None
+    assert (row.batch.number, row.freshness.state, row.freshness.age) == (1, "late", timedelta(hours=200))
 
 
 def test_the_whole_log_is_read_only_where_something_is_held(lake: FakeLake, contracts: Path) -> None:

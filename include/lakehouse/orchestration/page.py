@@ -17,6 +17,7 @@ from lakehouse.core.clock import SystemClock
 from lakehouse.core.settings import load_settings
 from lakehouse.page.app import make_app
 from lakehouse.page.declared import Declarations
+from lakehouse.page.html import asset
 from lakehouse.page.links import DagLink, FindDags
 from lakehouse.page.refresh import Refresher
 from lakehouse.page.servers import Servers
@@ -39,8 +40,8 @@ def external_view() -> dict[str, Any]:
         "destination": "nav",
         "url_route": ROUTE,
         "nav_top_level": True,
-        "icon": f"{place}/static/icon.svg",
-        "icon_dark_mode": f"{place}/static/icon-dark.svg",
+        "icon": f"{place}/{asset('icon.svg')}",
+        "icon_dark_mode": f"{place}/{asset('icon-dark.svg')}",
     }
 
 

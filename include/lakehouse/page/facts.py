@@ -40,6 +40,12 @@ class Facts:
         """The table."""
         return self.summary.table
 
+    def last_taken(self, source: str) -> int:
+        """The newest batch of a source that is in the table; held and discarded ones are not. 0 for none."""
+        consumed = self.head.consumed(source)
+        left_out = {*consumed.holes, *self.head.held}
+        return next((number for number in range(consumed.through, 0, -1) if number not in left_out), 0)
+
     @property
     def tags(self) -> tuple[str, ...]:
         """Names of its tags, sorted."""

@@ -89,7 +89,7 @@ def _environment() -> Environment:
     for name in ("number", "signed", "size", "share", "age", "moment"):
         environment.filters[name] = getattr(show, name)
     environment.globals |= {
-        "asset": _asset,
+        "asset": asset,
         "sparkline": chart.sparkline,
         "chart": chart.chart,
         "query": query,
@@ -107,7 +107,7 @@ def static(name: str) -> bytes:
     return (_HERE / "static" / name).read_bytes()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     """A file's name with a mark of its content, so that a browser never shows an old one."""
     return f"static/{name}?v={hashlib.sha256(static(name)).hexdigest()[:12]}"
 

@@ -37,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the logs of a source end, the batches that tables have come to, and what is held or discarded."""
+    """Where the logs of a source end, the newest batch that is in each table, and what is held or discarded."""
 
     end: Position
     batches: Mapping[int, Batch] = field(default_factory=dict)

@@ -21,7 +21,7 @@ PAGE_ROWS = 100
 
 @dataclass(frozen=True)
 class LastBatch:
-    """The newest batch that a table has taken, and how many have landed since."""
+    """The newest batch that is in a table; ``waiting`` have landed that no run has looked at for it."""
 
     number: int
     unit: date
@@ -145,12 +145,12 @@ def row_of(known: Known, name: TableName, now: datetime) -> Row:
 
 
 def _last_batch(contract: Contract | None, facts: Facts | None, source: Source | None) -> tuple[LastBatch | None, int]:
-    """The newest batch that a table has come to, and how many landed after it."""
+    """The newest batch that is in a table, and how many landed that it has not looked at."""
     if contract is None or source is None or (facts and facts.name.namespace == "quarantine"):
         return None, 0
     through = facts.head.consumed(contract.name).through if facts else 0
     waiting = max(source.end.through - through, 0)
-    batch = source.batches.get(through)
+    batch = source.batches.get(facts.last_taken(contract.name)) if facts else None
     return (LastBatch(batch.number, batch.unit, batch.landed_at, waiting) if batch else None), waiting
 
 
@@ -172,7 +172,7 @@ def _freshness(
         return of_batch(contract.freshness, batch.landed_at, now)
     if facts is None and name not in known.pointers:
         return Freshness("never", "nothing has been published to it yet")
-    if facts is not None and not facts.head.consumed(contract.name).through:
+    if facts is not None and not facts.last_taken(contract.name):
         return Freshness("never", "it has taken no batch yet")
     return Freshness("unknown", "the log of what landed could not be read")
 

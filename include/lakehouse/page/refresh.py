@@ -113,10 +113,10 @@ class Refresher:
         facts = [
             known.tables.get(table) for table in (contract.bronze_table, *map(contract.silver_table, contract.tables))
         ]
-        through = {each.head.consumed(name).through for each in facts if each} | {end.through}
+        taken = {each.last_taken(name) for each in facts if each}
         batches = {
             number: self.journals.batch(self.lake().store, name, number)
-            for number in through
+            for number in taken
             if 0 < number <= end.through
         }
         return Source(end, batches, self._holds(known, name, end))
