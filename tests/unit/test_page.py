@@ -382,6 +382,8 @@ def test_a_tables_page_tells_columns_rules_commits_batches_and_neighbours(lake: 
     assert columns["invoice_no"].roles == ("key",)
     assert columns["_batch"].description == "About _batch." and columns["_batch"].is_system
     assert columns["quantity"].is_missing and not columns["invoice_no"].is_missing
+    unread = detail(known, name, None, None, NOW)
+    assert unread.columns and not any(column.is_missing for column in unread.columns)  # nobody looked
     assert found.rules and {rule.name for rule in found.rules} >= {"quantity_type"}
     assert [each.name for each in found.upstream if each.how == "typed and checked"] == ["bronze.retail_sales"]
     assert [each.name for each in found.downstream] == ["gold.sales_star"]

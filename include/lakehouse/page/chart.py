@@ -12,6 +12,8 @@ from lakehouse.page.show import number, share
 
 _FLOORS = (0.99, 0.9, 0.5)
 _GAP = 1.0
+_LEAST = 2.0
+"""Of refused rows, so much is seen at least."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,24 @@ def _floor(units: Sequence[UnitQuality]) -> float:
 
 
 def _bars(units: Sequence[UnitQuality], frame: _Frame) -> Iterator[Markup]:
+    """For each unit what is good, from below, and what was refused, from the top."""
     floor = _floor(units)
     step = (frame.width - frame.left) / max(len(units), 12)
-    bar = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
     for place, unit in enumerate(units):
-        value = unit.share or 0.0
-        height = max((value - floor) / (1 - floor) * frame.room, 1.5)
-        left = frame.left + place * step
-        yield bar.format(_class(unit), left, frame.room - height, max(step - _GAP, 0.8), height, _title(unit))
+        refused = min((1 - (unit.share or 0.0)) / (1 - floor), 1.0) * frame.room
+        refused = max(refused, _LEAST) if unit.refused else 0.0
+        left, width = frame.left + place * step, max(step - _GAP, 0.8)
+        kind = "held" if unit.state in ("held", "blocked") else "good"
+        good = _bar(kind, left, refused, width, frame.room - refused)
+        yield _GROUP.format(_title(unit), good, _bar("refused", left, 0.0, width, refused) if refused else "")
 
 
-def _class(unit: UnitQuality) -> str:
-    if unit.state in ("held", "blocked"):
-        return "bar held"
-    return "bar whole" if unit.share == 1 else "bar partly"
+_GROUP = Markup("<g><title>{}</title>{}{}</g>")
+
+
+def _bar(kind: str, left: float, top: float, width: float, height: float) -> Markup:
+    drawn = Markup('<rect class="bar {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
+    return drawn.format(kind, left, top, width, height)
 
 
 def _title(unit: UnitQuality) -> str:

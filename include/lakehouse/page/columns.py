@@ -56,10 +56,17 @@ def column_rows(declared: Declared, name: TableName, table: Table | None) -> lis
     there = {row.name for row in rows}
     rows += [
         ColumnRow(
-            e.name, e.type, e.null, tuple(roles.get(e.name, ())), e.history, e.classification, e.description, True
+            entry.name,
+            entry.type,
+            entry.null,
+            tuple(roles.get(entry.name, ())),
+            entry.history,
+            entry.classification,
+            entry.description,
+            is_missing=table is not None,
         )
-        for e in told.values()
-        if e.name not in there
+        for entry in told.values()
+        if entry.name not in there
     ]
     return sorted(rows, key=lambda row: row.is_system)
 

@@ -48,7 +48,7 @@ STATE_WORDS = {
     "late": "late",
     "never": "nothing yet",
     "unknown": "unknown",
-    "none": show.NONE,
+    "dash": show.NONE,
 }
 
 
@@ -86,7 +86,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "signed", "size", "share", "age", "moment"):
+    for name in ("number", "signed", "size", "share", "age", "moment", "sentence", "coded"):
         environment.filters[name] = getattr(show, name)
     environment.globals |= {
         "asset": asset,
@@ -94,7 +94,7 @@ def _environment() -> Environment:
         "chart": chart.chart,
         "query": query,
         "state_words": STATE_WORDS,
-        "none": show.NONE,
+        "dash": show.NONE,
     }
     return environment
 

@@ -276,6 +276,7 @@ def _totals(rows: Iterable[Row]) -> dict[str, int]:
         "tables": len(found),
         "rows": sum(row.facts.summary.rows for row in found if row.facts),
         "bytes": sum(row.facts.summary.bytes for row in found if row.facts),
+        "missing": sum(row.freshness.state == "never" and row.facts is None for row in found),
         "late": sum(row.freshness.state == "late" for row in found),
         "due": sum(row.freshness.state == "due" for row in found),
         "held": len({(hold.source, hold.batch) for row in found for hold in row.holds if hold.state == "held"}),

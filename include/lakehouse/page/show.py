@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import date, datetime, timedelta
 
+from markupsafe import Markup, escape
+
 NONE = "–"
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def number(value: int | None) -> str:
@@ -55,3 +59,13 @@ def moment(value: datetime | date | None) -> str:
     if value is None:
         return NONE
     return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else value.isoformat()
+
+
+def sentence(text: str) -> str:
+    """With a capital at its beginning, as messages of errors have none."""
+    return text[:1].upper() + text[1:]
+
+
+def coded(text: str) -> Markup:
+    """What stands between backticks as code; everything else is escaped as it is."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before anything is put in
