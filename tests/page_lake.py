@@ -108,6 +108,9 @@ class FakeLake:
             raise IntegrityError("a metadata file is missing", where=location)
         return self.made[location]
 
+    def close(self) -> None:
+        self.requests["close"] += 1
+
     def publish(self, name: str, *snapshots: Mapping[str, Any], **more: Any) -> Table:
         """Let a table have these snapshots from now on."""
         table = iceberg(name, snapshots, **more)

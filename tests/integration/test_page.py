@@ -103,6 +103,9 @@ class Counting:
         self.requests[str(name)] += 1
         return self.servers.table(name, location)
 
+    def close(self) -> None:
+        self.servers.close()
+
 
 def view_of(filled: Filled, settings: Settings | None = None) -> tuple[LakeView, Counting]:
     lake = Counting(Servers.open(settings or filled.settings))

@@ -293,6 +293,7 @@ def test_servers_are_signed_in_to_again_after_a_failure_only(lake: FakeLake, con
     lake.is_catalog_away = False
     assert not read(reader, known).problems
     assert len(signed_in) == 2
+    assert lake.requests["close"] == 1
 
 
 def test_an_index_that_is_missing_is_a_problem_and_not_the_end(lake: FakeLake, contracts: Path) -> None:

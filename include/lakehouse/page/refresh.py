@@ -49,7 +49,9 @@ class Refresher:
 
     def forget_servers(self) -> None:
         """Sign in anew next time: the servers may come back elsewhere, or with other passwords."""
-        self._lake = None
+        lake, self._lake = self._lake, None
+        if lake is not None:
+            lake.close()
 
     def run(self, known: Known) -> Iterator[Known]:
         """What is known, again and again while more is read; the last one is the result."""

@@ -38,6 +38,10 @@ class Lake(Protocol):
         """A table as one metadata file describes it: one request."""
         ...
 
+    def close(self) -> None:
+        """Let go of what is open and not in use."""
+        ...
+
 
 @dataclass(frozen=True)
 class Servers:
@@ -87,6 +91,10 @@ class Servers:
         with reaching(f"read {name}"):
             metadata = FromInputFile.table_metadata(self.io.new_input(location))
         return Table((name.namespace, name.name), metadata, location, self.io, self.catalog)
+
+    def close(self) -> None:
+        """The connections to the catalog that nobody uses right now; one in use is closed when it comes back."""
+        self.catalog.close()
 
 
 def _name(namespace: str, table: str) -> TableName | None:
