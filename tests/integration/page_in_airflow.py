@@ -41,7 +41,9 @@ def fill() -> None:
     from airflow.models.dagbundle import DagBundleModel
     from airflow.utils.session import create_session
 
-    ids = ("silver_retail_sales", "gold", "quality", "land_retail_sales", "secret_sweep", "other", "gone")
+    ids = (
+        "silver_retail_sales", "gold", "quality", "land_retail_sales", "rebuild_table", "secret_sweep", "other", "gone",
+    )  # fmt: skip
     with create_session() as session:
         session.add(DagBundleModel(name="dags"))
         session.flush()
@@ -53,15 +55,19 @@ def fill() -> None:
             AssetModel(name=FACT, uri=f"x-lakehouse://{FACT}"),
             AssetModel(name="silver.other", uri="x://other"),
         )
-        session.add_all([fact, other])
+        landed = AssetModel(name="landing.retail_sales", uri="x-lakehouse://landing/retail_sales")
+        session.add_all([fact, other, landed])
         session.flush()
         for dag_id in ("silver_retail_sales", "gone"):
             session.add(TaskOutletAssetReference(asset_id=fact.id, dag_id=dag_id, task_id="run"))
+        session.add(TaskOutletAssetReference(asset_id=landed.id, dag_id="land_retail_sales", task_id="land"))
         session.add(DagScheduleAssetReference(asset_id=fact.id, dag_id="gold"))
         session.add(DagScheduleAssetReference(asset_id=other.id, dag_id="other"))
         session.add(TaskInletAssetReference(asset_id=fact.id, dag_id="quality", task_id="judge"))
-        for dag_id in ("land_retail_sales", "silver_retail_sales", "secret_sweep"):
+        for dag_id in ("silver_retail_sales", "secret_sweep"):
             session.add(DagTag(dag_id=dag_id, name="retail.sales"))
+        session.add(DagTag(dag_id="rebuild_table", name="repair"))
+        session.add(DagTag(dag_id="other", name="sales"))
 
 
 def main() -> None:

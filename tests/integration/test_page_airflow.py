@@ -81,7 +81,8 @@ def test_a_table_links_to_the_dags_that_act_on_it_and_that_the_person_may_see(sa
         "silver_retail_sales": "writes it, works on retail.sales",
         "gold": "starts when it changes",
         "quality": "reads it",
-        "land_retail_sales": "works on retail.sales",
+        "land_retail_sales": "lands retail.sales",
+        "rebuild_table": "repair",
         "secret_sweep": "works on retail.sales",
     }
     for person, hidden in {"admin": set(), "viewer": {"secret_sweep"}}.items():

@@ -61,29 +61,29 @@ def mart_names(project: Path) -> list[TableName]:
     return [TableName("gold", model["name"]) for model in mart_models(project)]
 
 
-def mart_inputs(project: Path) -> dict[TableName, tuple[TableName, ...]]:
-    """The tables that each mart is made of: silver tables and other marts, what stands between them left out.
+def mart_inputs(project: Path) -> dict[str, tuple[str, ...]]:
+    """For each mart the silver tables and other marts that it is made of, what stands between them left out.
 
     Raises :class:`ContractError` where a model cannot be read.
     """
     read = {path.stem: _inputs(path) for path in sorted((project / "models").glob("**/*.sql"))}
     marts = {name.name for name in mart_names(project)}
-    return {TableName("gold", mart): tuple(sorted(_reached(mart, read, marts))) for mart in sorted(marts & read.keys())}
+    return {mart: tuple(sorted(_reached(mart, read, marts))) for mart in sorted(marts)}
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    models: frozenset[str]
-    tables: frozenset[TableName]
+    models: frozenset[str] = frozenset()
+    tables: frozenset[str] = frozenset()
 
 
-def _reached(model: str, read: Mapping[str, _Inputs], marts: set[str]) -> set[TableName]:
+def _reached(model: str, read: Mapping[str, _Inputs], marts: set[str]) -> set[str]:
     """What a model reads, by itself or through models that are no marts."""
-    found: set[TableName] = set()
+    found: set[str] = set()
     seen, waiting = {model}, [model]
     while waiting:
-        inputs = read.get(waiting.pop(), _Inputs(frozenset(), frozenset()))
-        found |= inputs.tables | {TableName("gold", name) for name in inputs.models & marts - {model}}
+        inputs = read.get(waiting.pop(), _Inputs())
+        found |= inputs.tables | {f"gold.{name}" for name in inputs.models & marts - {model}}
         waiting += inputs.models - marts - seen
         seen |= inputs.models
     return found
@@ -99,14 +99,14 @@ class _Anything(ChainableUndefined):
 def _inputs(path: Path) -> _Inputs:
     """What a model names in ``ref`` and ``source``, found by rendering it as dbt does, without a database."""
     models: set[str] = set()
-    tables: set[TableName] = set()
+    tables: set[str] = set()
 
     def ref(*names: str, **_: Any) -> str:
         models.add(names[-1])
         return names[-1]
 
     def source(namespace: str, name: str) -> str:
-        tables.add(TableName(namespace, name))
+        tables.add(f"{namespace}.{name}")
         return name
 
     environment = SandboxedEnvironment(undefined=_Anything, extensions=["jinja2.ext.do"])

@@ -29,7 +29,7 @@ class Declared:
     contracts: Mapping[str, Contract] = field(default_factory=dict)
     edges: tuple[Edge, ...] = ()
     marts: Mapping[TableName, DeclaredMart] = field(default_factory=dict)
-    mart_inputs: Mapping[TableName, tuple[TableName, ...]] = field(default_factory=dict)
+    mart_inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def contract_of(self) -> Mapping[TableName, Contract]:
@@ -54,8 +54,8 @@ class Declared:
 
     @cached_property
     def lineage(self) -> tuple[Edge, ...]:
-        """Every edge: from sources to bronze, silver, quarantine and marts."""
-        return (*self.edges, *self._refusals(), *self._marts())
+        """Every edge, once: from sources to bronze, silver, quarantine and marts."""
+        return tuple(dict.fromkeys((*self.edges, *self._refusals(), *self._marts())))
 
     def _refusals(self) -> Iterator[Edge]:
         for contract in self.contracts.values():
@@ -64,7 +64,7 @@ class Declared:
 
     def _marts(self) -> Iterator[Edge]:
         for mart, inputs in self.mart_inputs.items():
-            yield from (Edge(str(each), str(mart), "mart") for each in inputs)
+            yield from (Edge(each, f"gold.{mart}", "mart") for each in inputs)
 
     def upstream(self, name: TableName) -> list[Neighbour]:
         """What a table is made from or refers to."""
@@ -77,11 +77,11 @@ class Declared:
     def silver_behind(self, mart: TableName) -> frozenset[str]:
         """The silver tables that a mart is made of, by itself or through other marts."""
         found: set[str] = set()
-        seen, waiting = {mart}, [mart]
+        seen, waiting = {str(mart)}, [str(mart)]
         while waiting:
-            for each in self.mart_inputs.get(waiting.pop(), ()):
-                if each.namespace == "silver":
-                    found.add(str(each))
+            for each in self.mart_inputs.get(waiting.pop().removeprefix("gold."), ()):
+                if each.startswith("silver."):
+                    found.add(each)
                 elif each not in seen:
                     seen.add(each)
                     waiting.append(each)
