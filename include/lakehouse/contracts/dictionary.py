@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -26,6 +26,17 @@ _GENERATED = {
     names.IS_CURRENT: ("boolean", "Whether it holds now."),
 }
 _HISTORY = {0: "0, first value", 1: "1, last value", 2: "2, versions", 3: "3, last value and the one before"}
+
+
+class ColumnEntry(NamedTuple):
+    """What the dictionary says of a published column, as text."""
+
+    name: str
+    type: str
+    null: str
+    history: str
+    classification: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -117,30 +128,32 @@ def _silver(contract: Contract, name: str, table: Table, users: list[str]) -> li
         )
     if users:
         lines.append(f"- referred to by {_codes(users)}")
-    lines += ["", *_table(("column", "type", "null", "history", "class", "description"), _columns(table))]
+    lines += ["", *_table(("column", "type", "null", "history", "class", "description"), columns_of(table))]
     rules = [(rule.name, f"`{_cell(rule.check)}`", rule.level, rule.description) for rule in table.all_rules]
     return lines + (_table(("rule", "check", "level", "description"), rules) if rules else [])
 
 
-def _columns(table: Table) -> Iterator[tuple[str, ...]]:
+def columns_of(table: Table) -> Iterator[ColumnEntry]:
+    """The columns of a silver table, the generated ones included, the system's left out."""
     for name, column in table.columns.items():
         history = derive.history_of(table, name)
         null = "yes" if column.nullable else "no"
         text = column.description + (f" Declassified: {column.declassified}" if column.declassified else "")
         told = "" if history is None else _HISTORY[history]
-        yield name, str(column.type), null, told, column.classification, text
+        yield ColumnEntry(name, str(column.type), null, told, column.classification, text)
     references = {reference.column: reference for reference in table.references}
     for name in derive.generated_columns(table):
         if name in references:
             text = f"Durable key in `silver.{references[name].table}`, of {_codes(references[name].key)}."
-            yield name, "string", "yes", "", "internal", text
+            yield ColumnEntry(name, "string", "yes", "", "internal", text)
         elif name in _GENERATED:
             kind, text = _GENERATED[name]
-            yield name, kind, "yes" if name == names.EFFECTIVE_TO else "no", "", "internal", text
+            null = "yes" if name == names.EFFECTIVE_TO else "no"
+            yield ColumnEntry(name, kind, null, "", "internal", text)
         else:
             column = table.columns[name.removeprefix("previous_")]
             text = f"The last value of {name.removeprefix('previous_')} that differs from the one that stands."
-            yield name, str(column.type), "yes", "", column.classification, text
+            yield ColumnEntry(name, str(column.type), "yes", "", column.classification, text)
 
 
 def _mart(mart: Mart) -> list[str]:

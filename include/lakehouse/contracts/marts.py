@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import ChainableUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 
 from lakehouse.contracts.model import Contract
+from lakehouse.core.errors import ContractError
 from lakehouse.core.names import TableName
-
-# A quoted name counts wherever it stands: models also loop over the names of those that they refer to.
-_SILVER = re.compile(r"""source\(\s*['"]silver['"]\s*,\s*['"]([a-z0-9_]+)['"]""")
-_QUOTED = re.compile(r"""['"]([a-z][a-z0-9_]*)['"]""")
 
 
 @dataclass(frozen=True)
@@ -51,25 +49,6 @@ def model_files(project: Path) -> list[Path]:
     return sorted(path for path in files if "generated" not in path.parts)
 
 
-def mart_inputs(project: Path) -> dict[str, tuple[str, ...]]:
-    """For each mart the silver tables and the other marts that it is made of, through models that are no marts."""
-    texts = {path.stem: path.read_text("utf-8") for path in model_files(project) if path.suffix == ".sql"}
-    marts = {str(model["name"]) for model in mart_models(project)}
-    return {mart: tuple(sorted(_inputs(mart, texts, marts))) for mart in sorted(marts)}
-
-
-def _inputs(mart: str, texts: Mapping[str, str], marts: set[str]) -> set[str]:
-    found, looked_at, waiting = set[str](), set[str](), {mart}
-    while waiting:
-        model = waiting.pop()
-        looked_at.add(model)
-        found |= {f"silver.{name}" for name in _SILVER.findall(texts[model])}
-        named = (set(_QUOTED.findall(texts[model])) & texts.keys()) - {mart}
-        found |= {f"gold.{name}" for name in named & marts}
-        waiting |= named - marts - looked_at
-    return found
-
-
 def declared_marts(project: Path) -> list[DeclaredMart]:
     """The marts, in the order of the files."""
     return [_mart(model) for model in mart_models(project)]
@@ -86,6 +65,64 @@ def _mart(model: Mapping[str, Any]) -> DeclaredMart:
 def mart_names(project: Path) -> list[TableName]:
     """The tables of the gold layer."""
     return [TableName("gold", model["name"]) for model in mart_models(project)]
+
+
+def mart_inputs(project: Path) -> dict[str, tuple[str, ...]]:
+    """For each mart the silver tables and other marts that it is made of, what stands between them left out.
+
+    Raises :class:`ContractError` where a model cannot be read.
+    """
+    read = {path.stem: _inputs(path) for path in model_files(project) if path.suffix == ".sql"}
+    marts = {name.name for name in mart_names(project)}
+    return {mart: tuple(sorted(_reached(mart, read, marts))) for mart in sorted(marts)}
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    models: frozenset[str] = frozenset()
+    tables: frozenset[str] = frozenset()
+
+
+def _reached(model: str, read: Mapping[str, _Inputs], marts: set[str]) -> set[str]:
+    """What a model reads, by itself or through models that are no marts."""
+    found: set[str] = set()
+    seen, waiting = {model}, [model]
+    while waiting:
+        inputs = read.get(waiting.pop(), _Inputs())
+        found |= inputs.tables | {f"gold.{name}" for name in inputs.models & marts - {model}}
+        waiting += inputs.models - marts - seen
+        seen |= inputs.models
+    return found
+
+
+class _Anything(ChainableUndefined):
+    """Whatever a model asks of dbt or of a macro: it has every attribute, can be called, and says nothing."""
+
+    def __call__(self, *_: Any, **__: Any) -> _Anything:  # type: ignore[override]
+        return self
+
+
+def _inputs(path: Path) -> _Inputs:
+    """What a model names in ``ref`` and ``source``, found by rendering it as dbt does, without a database."""
+    models: set[str] = set()
+    tables: set[str] = set()
+
+    def ref(*names: str, **_: Any) -> str:
+        models.add(names[-1])
+        return names[-1]
+
+    def source(namespace: str, name: str) -> str:
+        tables.add(f"{namespace}.{name}")
+        return name
+
+    environment = SandboxedEnvironment(undefined=_Anything, extensions=["jinja2.ext.do"])
+    try:
+        environment.from_string(path.read_text("utf-8")).render(ref=ref, source=source)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ContractError(
+            f"the model cannot be read: {error}", where=str(path), todo="correct its Jinja; `dbt parse` says more"
+        ) from None
+    return _Inputs(frozenset(models), frozenset(tables))
 
 
 def project_fingerprint(project: Path, contracts: Sequence[Contract]) -> str:

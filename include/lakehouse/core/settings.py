@@ -149,6 +149,18 @@ class Settings(BaseSettings):
         """Folder or prefix under which file sources are looked for."""
         return self.sources or str(self.home / "sources")
 
+    def as_reader(self) -> Settings:
+        """These settings with the reader's role in place of the catalog's owner; servers that are asked with them
+        refuse to write. Raises :class:`SettingsError` where the role has no password: the owner never stands in.
+        """
+        if not self.reader_password.get_secret_value():
+            raise SettingsError(
+                "the reader's role has no password",
+                where=str(self.home / "stack.env"),
+                todo="run `lakehouse up`, or set LAKEHOUSE_READER_USER and LAKEHOUSE_READER_PASSWORD",
+            )
+        return self.model_copy(update={"catalog_user": self.reader_user, "catalog_password": self.reader_password})
+
     def require_servers(self) -> None:
         """Raise :class:`SettingsError` unless S3 and PostgreSQL are known."""
         if not self.s3_access_key_id or not self.postgres_port or not self.catalog_password.get_secret_value():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from itertools import takewhile
@@ -19,6 +19,9 @@ from lakehouse.ledger.watermark import STAMP_PROPERTY, Stamp, ancestors, load_ta
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
+
+Holding = Sequence[tuple[datetime, Stamp]]
+"""The newest stamps of a table that hold batches without interruption, newest first, with their times."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,19 @@ def holds(catalog: Catalog, store: ObjectStore, contracts: Sequence[Contract]) -
     """Every hole of these sources: what rules hold, by table, then what was decided. No JVM."""
     found: list[Hold] = []
     for contract in contracts:
-        automatic = [(name, load_table(catalog, contract.silver_table(name))) for name in contract.tables]
-        ledger = read_ledger(store, contract.name)
-        for name, table in automatic:
-            if table is not None:
-                found += _by_rule(contract, str(contract.silver_table(name)), table, ledger)
-        found += _decided(contract, ledger)
+        stamps = {name: holding(load_table(catalog, contract.silver_table(name))) for name in contract.tables}
+        found += holds_of(contract, stamps, read_ledger(store, contract.name))
     return found
+
+
+def holds_of(contract: Contract, stamps: Mapping[str, Holding], ledger: Ledger) -> list[Hold]:
+    """Every hole of one source, given what :func:`holding` found in each of its tables."""
+    found = [
+        hold
+        for name, held in stamps.items()
+        for hold in _by_rule(contract, str(contract.silver_table(name)), held, ledger)
+    ]
+    return [*found, *_decided(contract, ledger)]
 
 
 def held_by_rules(catalog: Catalog, store: ObjectStore, contracts: Sequence[Contract]) -> list[Hold]:
@@ -72,12 +81,12 @@ def held_by_rules(catalog: Catalog, store: ObjectStore, contracts: Sequence[Cont
     suspects = [
         contract
         for contract in contracts
-        if any(_stamps(load_table(catalog, contract.silver_table(name)), 1) for name in contract.tables)
+        if any(holding(load_table(catalog, contract.silver_table(name)), 1) for name in contract.tables)
     ]
     return [hold for hold in holds(catalog, store, suspects) if hold.is_automatic]
 
 
-def _stamps(table: Table | None, limit: int | None = None) -> list[tuple[datetime, Stamp]]:
+def holding(table: Table | None, limit: int | None = None) -> Holding:
     """The newest stamps of a table that hold something without interruption, newest first, with their times."""
     found: list[tuple[datetime, Stamp]] = []
     for snapshot in ancestors(table) if table is not None else ():
@@ -91,8 +100,7 @@ def _stamps(table: Table | None, limit: int | None = None) -> list[tuple[datetim
     return found
 
 
-def _by_rule(contract: Contract, name: str, table: Table, ledger: Ledger) -> Iterator[Hold]:
-    stamps = _stamps(table)
+def _by_rule(contract: Contract, name: str, stamps: Holding, ledger: Ledger) -> Iterator[Hold]:
     if not stamps:
         return
     newest = stamps[0][1]
@@ -110,7 +118,7 @@ def _by_rule(contract: Contract, name: str, table: Table, ledger: Ledger) -> Ite
         yield Hold(contract.name, number, batch.unit, "held", name, reason, None, _since(stamps, number), todo)
 
 
-def _since(stamps: list[tuple[datetime, Stamp]], number: int) -> datetime:
+def _since(stamps: Holding, number: int) -> datetime:
     """The oldest of the newest stamps that hold a batch without interruption."""
     return [at for at, _ in takewhile(lambda each: number in each[1].held, stamps)][-1]
 

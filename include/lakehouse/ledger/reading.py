@@ -57,8 +57,11 @@ def list_tables(catalog: Catalog) -> list[TableSummary]:
 
 def _summary(catalog: Catalog, name: TableName) -> TableSummary | None:
     table = load_table(catalog, name)
-    if table is None:
-        return None
+    return summarize(name, table) if table is not None else None
+
+
+def summarize(name: TableName, table: IcebergTable) -> TableSummary:
+    """What a table's metadata says of it."""
     snapshot = table.current_snapshot()
     counts = summary_of(snapshot) if snapshot else {}
     stamp = head_of(table).stamp

@@ -49,13 +49,15 @@ _GRAVEST = ("passed", "warned", "quarantined", "held", "blocked")
 
 def read_findings(results: Table | None, tables: Sequence[str] = ()) -> list[Finding]:
     """Every rule of every attempt, newest first; of some tables only, where these are named."""
-    if results is None:
-        return []
-    rows = results.scan().to_arrow().to_pylist()
+    rows = results.scan().to_arrow().to_pylist() if results is not None else []
+    return findings_in(row for row in rows if not tables or row["table"] in tables)
+
+
+def findings_in(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """The findings that rows of ``ops.quality_results`` tell, newest first."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if not tables or row["table"] in tables:
-            groups.setdefault((row["table"], row["attempt"], row["rule"]), []).append(row)
+        groups.setdefault((row["table"], row["attempt"], row["rule"]), []).append(row)
     found = [_finding(group) for group in groups.values()]
     return sorted(found, key=lambda each: (each.at, each.table, each.expected.rule), reverse=True)
 
