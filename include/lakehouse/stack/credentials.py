@@ -26,6 +26,7 @@ _ADMIN_NAMES = (
     "RESTORER_PASSWORD",
     "SOURCE_OWNER_PASSWORD",
     "INGEST_PASSWORD",
+    "AIRFLOW_PASSWORD",
     "S3_ACCESS_KEY_ID",
     "S3_SECRET_ACCESS_KEY",
 )
@@ -75,6 +76,7 @@ def _with_settings(kept: dict[str, str], settings: Settings) -> Credentials:
         restorer=kept["RESTORER_PASSWORD"],
         source_owner=kept["SOURCE_OWNER_PASSWORD"],
         ingest=kept["INGEST_PASSWORD"],
+        airflow=kept["AIRFLOW_PASSWORD"],
     )
     return Credentials(
         passwords,
