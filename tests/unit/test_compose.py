@@ -7,19 +7,15 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from tests.compose import COMPOSE, SERVICES, TEXT, VARIABLE, environment_of, filled_in, make_env, secrets_of
 
-from lakehouse.core.settings import PROJECT_ROOT, Settings
+from lakehouse.core.settings import Settings
 from lakehouse.stack import credentials, minio, postgres, roles
 from lakehouse.stack.prepare import RolePasswords
 
-TEXT = (PROJECT_ROOT / "docker-compose.yaml").read_text("utf-8")
-COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(:?[-?])?((?:[^${}]|\$\{[^{}]*\})*)\}")
 RUN_SECRETS = "/run/secrets/"
 
 AIRFLOW = {
@@ -75,37 +71,10 @@ WHO_KNOWS = {
 }
 
 
-def filled_in(value: object, environment: dict[str, str] | None = None) -> str:
-    """A value as Compose fills it in; by default with no variable set."""
-    given = environment or {}
-
-    def fill(match: re.Match[str]) -> str:
-        name, operator, default = match.groups()
-        found = given.get(name)
-        if found or (found == "" and operator in ("-", "?")):
-            return found
-        assert operator in (":-", "-"), f"{match[0]} has no default"
-        return filled_in(default, given)
-
-    return VARIABLE.sub(fill, str(value))
-
-
-def environment_of(service: str) -> dict[str, str]:
-    return {name: filled_in(value) for name, value in SERVICES[service].get("environment", {}).items()}
-
-
-def secrets_of(service: str) -> dict[str, dict[str, str]]:
-    """The service's secrets, by the name of the file that they become."""
-    return {secret.get("target", secret["source"]): secret for secret in SERVICES[service].get("secrets", [])}
-
-
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What docker/make-env.sh makes."""
-    path = tmp_path_factory.mktemp("env") / ".env"
-    subprocess.run(["sh", PROJECT_ROOT / "docker" / "make-env.sh", path], check=True, capture_output=True)
-    lines = (line.partition("=") for line in path.read_text().splitlines() if line and not line.startswith("#"))
-    return {name: value.strip("'") for name, _, value in lines}
+    return make_env(tmp_path_factory.mktemp("env") / ".env")
 
 
 def test_the_services_are_those_of_airflows_own_file_and_ours() -> None:
