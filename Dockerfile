@@ -24,14 +24,16 @@ ENV PATH=/opt/venv/bin:$PATH \
 FROM base AS environment
 RUN --mount=type=bind,source=docker/uv.txt,target=/uv.txt \
     python -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r /uv.txt
-# Compiled files that name the source's hash, not its date, are the same in every build.
+# pyspark is built from source, by a setuptools that the lock pins, too. Compiled files that name the source's hash, not
+# its date, are the same in every build.
 ENV UV_LINK_MODE=copy \
     UV_PYTHON_DOWNLOADS=never \
     PYC_INVALIDATION_MODE=UNCHECKED_HASH
 RUN --mount=type=bind,source=requirements.txt,target=/requirements.txt \
     --mount=type=cache,target=/root/.cache/uv \
     /opt/uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv \
-    && /opt/uv/bin/uv pip install --python /opt/venv/bin/python --require-hashes --compile-bytecode -r /requirements.txt
+    && /opt/uv/bin/uv pip install --python /opt/venv/bin/python --require-hashes --compile-bytecode \
+      --build-constraints /requirements.txt -r /requirements.txt
 
 # The jars, fetched and verified by the program itself; only a change of these two folders fetches them again.
 FROM environment AS jars

@@ -12,10 +12,13 @@ import pytest
 import yaml
 from tests.compose import COMPOSE, SERVICES, TEXT, VARIABLE, environment_of, filled_in, make_env, secrets_of
 
-from lakehouse.core.settings import Settings
+from lakehouse.cli.main import app
+from lakehouse.cli.reference import commands
+from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import credentials, minio, postgres, roles
 from lakehouse.stack.prepare import RolePasswords
 
+PAGE = (PROJECT_ROOT / "docs" / "docker.md").read_text("utf-8")
 RUN_SECRETS = "/run/secrets/"
 
 AIRFLOW = {
@@ -277,3 +280,34 @@ def test_data_are_in_named_volumes() -> None:
     }
     own = {"STACK_SOURCES": "/data/daily"}
     assert filled_in(SERVICES["lakehouse"]["volumes"][0], own) == "/data/daily:/var/lib/lakehouse/sources"
+
+
+def test_the_page_has_every_variable_with_its_default(env: dict[str, str]) -> None:
+    rows = dict(re.findall(r"^\| `((?:STACK|COMPOSE)_\w+)` \| (.+?) \|", PAGE, re.MULTILINE))
+    defaults = {name: default for name, _, default in (m.groups() for m in VARIABLE.finditer(TEXT)) if "STACK" in name}
+    secrets = {secret["environment"] for secret in COMPOSE["secrets"].values()}
+    assert rows.keys() == defaults.keys() | {"COMPOSE_PROFILES", "STACK_AIRFLOW_USERS"}
+    assert {name for name in re.findall(r"STACK_\w+", PAGE)} <= defaults.keys() | secrets
+    assert rows.pop("COMPOSE_PROFILES") == f"`{env['COMPOSE_PROFILES']}`"
+    in_words = {"STACK_AIRFLOW_USERS", "STACK_AUTH_MANAGER", "STACK_SOURCES", "STACK_S3_IMAGE", "STACK_ENV"}
+    for name in rows.keys() - in_words:
+        assert rows[name] == (f"`{filled_in(defaults[name])}`" if defaults[name] else "a free one"), name
+
+
+def test_the_page_tells_of_every_service_volume_and_profile() -> None:
+    told = {
+        name
+        for row in re.findall(r"^\| (`[a-z`, -]+`) \|", PAGE, re.MULTILINE)
+        for name in re.findall("[a-z0-9-]+", row)
+    }
+    assert SERVICES.keys() - {"s3"} <= told and "| `s3` |" in PAGE
+    assert [name for name in COMPOSE["volumes"] if f"`{name}`" not in PAGE] == []
+    assert [name for name in set(PROFILES.values()) - {"postgres", "s3"} if f"profile `{name}`" not in PAGE] == []
+
+
+def test_commands_that_the_page_names_exist() -> None:
+    named = re.findall(r"docker compose run --rm lakehouse ([a-z]+)", PAGE)
+    assert len(named) >= 5
+    known = {name for name, _ in commands(app)}
+    assert [command for command in named if f"lakehouse {command}" not in known] == []
+    assert SERVICES["lakehouse"]["entrypoint"] == ["lakehouse"]
