@@ -7,7 +7,7 @@
 set -eu
 umask 077
 
-env_file=${1:-"$(dirname "$0")/../.env"}
+env_file=${1:-"$(cd "$(dirname "$0")/.." && pwd)/.env"}
 
 stop() {
   printf '%s\n' "$1" >&2

@@ -42,8 +42,13 @@ def filled_in(value: object, environment: Mapping[str, str] | None = None) -> st
 
 
 def environment_of(service: str) -> dict[str, str]:
-    """The environment that a service gets when no variable is set."""
-    return {name: filled_in(value) for name, value in SERVICES[service].get("environment", {}).items()}
+    """The environment that a service gets when no variable is set; a name without a value is then left out."""
+    return known(SERVICES[service].get("environment", {}))
+
+
+def known(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that have a value when no variable is set."""
+    return {name: filled_in(value) for name, value in environment.items() if value is not None}
 
 
 def secrets_of(service: str) -> dict[str, dict[str, str]]:
