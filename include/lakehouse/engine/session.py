@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,8 +23,6 @@ from lakehouse.core.jars import jar_paths
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.spark_errors import root_cause
 
-_LOOPBACK = "127.0.0.1"
-_STANDALONE_MASTER = re.compile(r"spark://([^:,/]+):(\d+)")
 _S3_TRIES = 4
 _LOG4J = """\
 # Generated. Spark's own words go to a file; what a person has to act on is said by the lakehouse.
@@ -91,7 +87,7 @@ def _s3_patience(seconds: int) -> dict[str, str]:
 
 def base_conf(settings: Settings) -> dict[str, str]:
     """Settings of a session that needs no servers."""
-    scratch, driver = settings.home / "spark", driver_address(settings.spark_master)
+    scratch = settings.home / "spark"
     return {
         "spark.master": settings.spark_master,
         "spark.jars": ",".join(map(str, jar_paths(settings.cache))),
@@ -99,8 +95,8 @@ def base_conf(settings: Settings) -> dict[str, str]:
         # Work comes in small pieces on few cores: a collector beside it costs more than its pauses.
         # Each run generates code; a JVM that lives for an hour fills the default 240 MB, and then stops compiling.
         "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=512m",
-        "spark.driver.host": driver,
-        "spark.driver.bindAddress": driver,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch / "tmp"),
@@ -125,26 +121,6 @@ def base_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "true",
         "spark.redaction.regex": "(?i)secret|password|token|access[.-]?key",
     }
-
-
-def driver_address(master: str) -> str:
-    """Where executors reach this driver: loopback, or where this machine faces a standalone master that is elsewhere.
-
-    Raises :class:`SettingsError` when the master's name is not known here.
-    """
-    found = _STANDALONE_MASTER.match(master)
-    if found is None:
-        return _LOOPBACK
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((found[1], int(found[2])))  # sends nothing: the system chooses the interface
-        except OSError as error:
-            raise SettingsError(
-                f"the Spark master cannot be found: {error.strerror or error}",
-                where=f"LAKEHOUSE_SPARK_MASTER={master}",
-                todo="start the cluster, or correct the address",
-            ) from None
-        return str(probe.getsockname()[0])
 
 
 def session_conf(settings: Settings, *, read_only: bool = False) -> dict[str, str]:
