@@ -30,7 +30,9 @@ def conf_of(settings: Settings) -> dict[str, str]:
             where="LAKEHOUSE_SPARK_CONF",
             todo='add "spark.authenticate": "true" and "spark.authenticate.secret", as docker/make-env.sh does',
         )
-    return {**conf, "spark.ui.killEnabled": "false"}
+    # Encrypted, as jobs ask for it; and nobody sends or ends a job by the master's pages.
+    closed = {"spark.master.rest.enabled": "false", "spark.ui.killEnabled": "false"}
+    return {**conf, **closed, "spark.network.crypto.enabled": "true"}
 
 
 def command(role: str, environment: Mapping[str, str], work: Path) -> list[str]:
