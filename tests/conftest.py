@@ -86,7 +86,13 @@ def spark(read_settings: Callable[[], Settings]) -> Iterator[SparkSession]:
 
     running = bare_session(read_settings(), "tests")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("SPARK_CONF_DIR", "PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_LOCAL_IP"):
+        for name in (
+            "SPARK_CONF_DIR",
+            "PYSPARK_SUBMIT_ARGS",
+            "PYSPARK_PYTHON",
+            "PYSPARK_DRIVER_PYTHON",
+            "SPARK_LOCAL_IP",
+        ):
             patch.setenv(name, "")  # the session sets them; they are taken back at the end
         patch.delenv("SPARK_LOCAL_IP")
         session = running.__enter__()

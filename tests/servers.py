@@ -31,31 +31,32 @@ def servers(read_settings: Callable[[], Settings]) -> Iterator[Settings]:
         down(settings)
 
 
+def another_place(servers: Settings) -> Settings:
+    """Settings of a place that nobody used before: a catalog database and buckets of its own."""
+    mark = uuid.uuid4().hex[:12]
+    mine = servers.model_copy(
+        update={
+            "catalog_database": f"lake_{mark}",
+            "landing_bucket": f"landing-{mark}",
+            "warehouse_bucket": f"warehouse-{mark}",
+        }
+    )
+    roles.provision(mine, mine.postgres_port, credentials.load_or_create(servers).passwords)
+    buckets.create(mine)
+    return mine
+
+
 @pytest.fixture(scope="session")
 def new_settings(servers: Settings) -> Callable[[], Settings]:
-    """Makes settings of a place that nobody used before: a catalog database and buckets of its own."""
-
-    def make() -> Settings:
-        mark = uuid.uuid4().hex[:12]
-        mine = servers.model_copy(
-            update={
-                "catalog_database": f"lake_{mark}",
-                "landing_bucket": f"landing-{mark}",
-                "warehouse_bucket": f"warehouse-{mark}",
-            }
-        )
-        roles.provision(mine, mine.postgres_port, credentials.load_or_create(servers).passwords)
-        buckets.create(mine)
-        return mine
-
-    return make
+    """Makes settings of places that nobody used before."""
+    return lambda: another_place(servers)
 
 
 @pytest.fixture(scope="session")
 def new_lake(spark: SparkSession, new_settings: Callable[[], Settings]) -> NewLake:
     """Makes an empty lake: a session of its own in the run's JVM, with a catalog that no other session knows."""
+    from lakehouse.core.spark_conf import catalog_conf
     from lakehouse.engine.publish import Lake
-    from lakehouse.engine.session import catalog_conf
 
     def make() -> Lake:
         mine = new_settings()

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse.core.jars import jar_paths
 from lakehouse.core.settings import CATALOG, Settings, load_settings
-from lakehouse.engine.session import catalog_conf, write_conf
+from lakehouse.core.spark_conf import catalog_conf, write_conf
 
 _TABLE = f"{CATALOG}.usual.dim_customer"
 _LIST = ", ".join(COLUMNS)

@@ -25,10 +25,11 @@ from typing import Any
 from tests.faults.cases import Case, contracts, make_case
 
 from lakehouse.core.settings import CATALOG, Settings, load_settings
+from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.engine.gold import Marts, run_gold
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.run import run_bronze, run_dataset
-from lakehouse.engine.session import catalog_conf, session
+from lakehouse.engine.session import session
 from lakehouse.engine.silver import Silver, run_silver
 from lakehouse.landing.land import Request, land
 from lakehouse.ledger.decisions import Decision, append_decision, read_decisions

@@ -19,10 +19,10 @@ from lakehouse.contracts.model import Contract
 from lakehouse.core import names
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.core.types import DataType
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.run import run_dataset
-from lakehouse.engine.session import catalog_conf
 from lakehouse.engine.tables import business_types
 from lakehouse.landing.land import Request, land
 from lakehouse.ledger.accounting import accounts

@@ -185,7 +185,7 @@ def test_a_held_lock_is_waited_for_and_its_holder_named(
 def test_writers_at_once_publish_once(shared: Lake, table: TableName) -> None:
     """Each has a session of its own, and plans anew when it has the lock."""
     from lakehouse.core.settings import CATALOG
-    from lakehouse.engine.session import catalog_conf
+    from lakehouse.core.spark_conf import catalog_conf
 
     def writer(_: int) -> int:
         session = shared.spark.newSession()

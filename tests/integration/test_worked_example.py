@@ -87,7 +87,7 @@ def environment(given: Settings) -> dict[str, str]:
 
 
 def session_of(spark: SparkSession, current: Settings, *, read_only: bool) -> SparkSession:
-    from lakehouse.engine.session import catalog_conf
+    from lakehouse.core.spark_conf import catalog_conf
 
     fresh = spark.newSession()
     for key, value in catalog_conf(current, read_only=read_only).items():

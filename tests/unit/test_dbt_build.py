@@ -11,7 +11,7 @@ from dbt.cli.main import dbtRunner
 
 from lakehouse.core.errors import GateFailed, LakehouseError
 from lakehouse.core.settings import Settings
-from lakehouse.engine.dbt_build import MartsBroken, _invoke
+from lakehouse.engine.dbt_build import MartsBroken, _invoke, _session_of_dbt
 
 
 def answer(*results: tuple[str, str, str], exception: BaseException | None = None) -> Any:
@@ -49,3 +49,20 @@ def test_an_interrupt_goes_on_and_an_exception_is_told(monkeypatch: pytest.Monke
     assert raised(monkeypatch, tmp_path, answer(exception=interrupt)) is interrupt
     told = raised(monkeypatch, tmp_path, answer(exception=RuntimeError("no such model")))
     assert isinstance(told, LakehouseError) and "no such model" in str(told)
+
+
+def test_dbt_gets_the_session_of_the_job_for_as_long_as_it_runs() -> None:
+    from dbt.adapters.spark import session as adapter
+
+    set_: list[tuple[str, str]] = []
+    conf = SimpleNamespace(get=lambda name: "true", set=lambda name, value: set_.append((name, value)))
+    spark: Any = SimpleNamespace(conf=conf, sql=lambda text: ("ran", text))
+    usual = adapter.SparkSession
+    with _session_of_dbt(spark):
+        for text in ("SELECT 1", "SELECT 2"):
+            cursor = adapter.Cursor(server_side_parameters={"spark.sql.ansi.enabled": "false"})
+            cursor.execute(text)
+            assert cursor._df == ("ran", text)
+    assert adapter.SparkSession is usual
+    # Once for dbt, and back again.
+    assert set_ == [("spark.sql.ansi.enabled", "false"), ("spark.sql.ansi.enabled", "true")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lakehouse.core.errors import ConcurrentCommit, GateFailed, IntegrityError, SettingsError, TransientError
-from lakehouse.engine.spark_errors import SparkFailed, is_passing, marked, root_cause, translate
+from lakehouse.engine.spark_errors import SparkFailed, is_passing, marked, readable, root_cause, translate
 
 REFUSED = """An error occurred while calling o47.sql.
 : org.apache.iceberg.jdbc.UncheckedSQLException: Failed to connect
@@ -101,3 +101,54 @@ def test_a_cause_without_words_is_passed_over() -> None:
     assert root_cause("x\nCaused by: a.B: An I/O error occurred\n\tat c\nCaused by: java.io.EOFException\n\tat d") == (
         "An I/O error occurred"
     )
+
+
+CONNECT = """(org.apache.iceberg.jdbc.UncheckedSQLException) Failed to connect: jdbc:postgresql://127.0.0.1:1/x
+
+JVM stacktrace:
+org.apache.iceberg.jdbc.UncheckedSQLException
+\tat org.apache.iceberg.jdbc.JdbcClientPool.newClient(JdbcClientPool.java:70)
+Caused by: org.postgresql.util.PSQLException: Connection to 127.0.0.1:1 refused
+\tat org.postgresql.core.v3.ConnectionFactoryImpl.openConnectionImpl(ConnectionFactoryImpl.java:352)"""
+
+
+def test_a_connect_server_says_the_same_in_its_own_form() -> None:
+    found = translate(CONNECT)
+    assert isinstance(found, TransientError) and found.what.endswith(": Connection to 127.0.0.1:1 refused")
+    conflict = (
+        "(org.apache.iceberg.exceptions.CommitFailedException) Table metadata refresh is required\n\nJVM stacktrace:"
+    )
+    assert type(translate(conflict)) is ConcurrentCommit
+    assert root_cause(conflict) == "Table metadata refresh is required"
+    assert (
+        root_cause("[TABLE_OR_VIEW_NOT_FOUND] The table x\n\nJVM stacktrace:\na.B")
+        == "[TABLE_OR_VIEW_NOT_FOUND] The table x"
+    )
+    said = IntegrityError("a landed file is missing", where="x.csv")
+    raised = f"(org.apache.spark.SparkException) Job aborted: {marked(said)}\n\nJVM stacktrace:\nx"
+    assert str(translate(raised)) == str(said)
+
+
+GONE = [
+    "[INVALID_HANDLE.SESSION_CHANGED] The handle 1 is invalid. The server has restarted.",
+    "[INVALID_HANDLE.OPERATION_ABANDONED] The handle 1 is invalid. Operation was considered abandoned",
+    "<RPC that terminated with: status = StatusCode.UNAVAILABLE details = Connection refused",
+]
+
+
+@pytest.mark.parametrize("said", GONE)
+def test_a_server_that_forgot_the_session_is_worth_another_try(said: str) -> None:
+    found = translate(said, "silver.x")
+    assert type(found) is TransientError and "connection to Spark was lost" in found.what and is_passing(said)
+
+
+def test_the_exceptions_of_both_are_readable() -> None:
+    from py4j.protocol import Py4JNetworkError
+    from pyspark.errors.exceptions.connect import SparkConnectGrpcException, UnknownException
+
+    for raised in (SparkConnectGrpcException(GONE[0]), Py4JNetworkError("gone"), ConnectionResetError()):
+        with pytest.raises(TransientError, match="connection to Spark was lost"), readable("silver.x"):
+            raise raised
+    away = UnknownException("Failed", server_stacktrace="Caused by: a.PSQLException: y", display_server_stacktrace=True)
+    with pytest.raises(TransientError, match="a server did not answer Spark: y"), readable():
+        raise away

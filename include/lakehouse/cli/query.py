@@ -90,7 +90,7 @@ def conf(
 ) -> None:
     """Write the Spark configuration of this lake and print its folder, for SPARK_CONF_DIR. It holds secrets."""
     current = settings()
-    from lakehouse.engine.session import conf_folder, session_conf, write_conf
+    from lakehouse.core.spark_conf import conf_folder, session_conf, write_conf
 
     folder = conf_folder(current, read_only=not is_writer)
     print(write_conf(folder, session_conf(current, read_only=not is_writer)))

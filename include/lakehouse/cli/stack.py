@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +13,14 @@ from rich.table import Table
 
 from lakehouse.core.errors import StackError
 from lakehouse.core.settings import load_settings
+from lakehouse.core.spark_place import place_of
 
 if TYPE_CHECKING:
     from lakehouse.stack.model import StackStatus
     from lakehouse.stack.prepare import Prepared
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+Spark = Annotated[bool, typer.Option("--spark", help="Also start Spark Connect servers, so that jobs start warm.")]
 _COLOURS = {"up": "green"}
 
 
@@ -28,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def setup() -> None:
-    """Fetch the pinned jars and make sure that an S3 server is there. Again: nothing to do, at once."""
+    """Fetch the pinned jars, find or build an S3 server, and make Spark start faster. Again: nothing to do, at once."""
     from lakehouse.core.jars import jar_paths
     from lakehouse.stack.jars import fetch_jars
 
@@ -39,6 +42,7 @@ def setup() -> None:
         typer.echo(path)
     if settings.s3_server in ("auto", "minio"):
         _prepare_minio(settings.s3_server == "minio", progress)
+    _prepare_archive(progress)
 
 
 def _prepare_minio(is_required: bool, progress: Console) -> None:
@@ -51,11 +55,34 @@ def _prepare_minio(is_required: bool, progress: Console) -> None:
         progress.print(f"[bold red]no MinIO[/]: {found.reason}. `lakehouse up` will use a stand-in without storage")
 
 
-def up(as_json: AsJson = False) -> None:
-    """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up."""
+def _prepare_archive(progress: Console) -> None:
+    """A small demo on servers of its own is what the archive of Spark's classes is made from."""
+    from lakehouse.stack.archive import make_archive, trained_by
+
+    cache = load_settings().cache
+    demo = [sys.executable, "-m", "lakehouse.cli.main", "demo", "--days", "2", "--size", "0.02"]
+    with progress.status("checking the archive of Spark's classes") as shown:
+        reason = make_archive(
+            cache, trained_by(demo, cache), lambda: shown.update("archiving Spark's classes (a minute or two), once")
+        )
+    if reason:
+        progress.print(f"[bold yellow]Spark will start more slowly than it could[/]: {reason}", highlight=False)
+
+
+def up(spark: Spark = False, as_json: AsJson = False) -> None:
+    """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up.
+
+    With --spark, or LAKEHOUSE_SPARK_MASTER=connect, two Spark Connect servers as well: one for jobs, and one with the
+    reader's role for consoles. One that runs with other settings or code than now is started anew.
+    """
     from lakehouse.stack import up as bring_up
 
-    _print_status(bring_up(load_settings(), Console(stderr=True)), as_json)
+    settings, console = load_settings(), Console(stderr=True)
+    with console.status("starting servers"):
+        found = bring_up(settings, console, spark=spark)
+    _print_status(found, as_json)
+    if spark and place_of(settings.spark_master) == "process" and not as_json:
+        console.print("Jobs and consoles still start a JVM each; export LAKEHOUSE_SPARK_MASTER=connect to use these.")
 
 
 def down(as_json: AsJson = False) -> None:

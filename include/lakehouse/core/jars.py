@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,3 +69,11 @@ def jar_paths(cache: Path) -> tuple[Path, ...]:
             todo="run `lakehouse setup` (or `make setup`), which fetches and verifies them",
         )
     return tuple(jar.path(cache) for jar in pinned_jars())
+
+
+def spark_jars_folder() -> Path:
+    """The jars inside the pyspark package, which is looked up and not imported."""
+    spec = importlib.util.find_spec("pyspark")
+    if spec is None or spec.origin is None:
+        raise SettingsError("the package pyspark is not installed", todo="run `make setup`")
+    return Path(spec.origin).parent / "jars"

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableError
 
 from lakehouse.core.errors import SettingsError
+from lakehouse.core.spark_place import OWN_PROCESS, place_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 CATALOG = "lakehouse"
@@ -62,6 +63,8 @@ class Settings(BaseSettings):
     )
     reader_user: str = "lakehouse_reader"
     reader_password: SecretStr = SecretStr("")
+    reader_s3_access_key_id: str = Field("", description="S3 user of consoles; default: that of jobs.")
+    reader_s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Its secret.")
     connections: dict[str, SecretStr] = Field(
         default_factory=dict, description="Source databases by name: LAKEHOUSE_CONNECTIONS__CRM=postgresql://…"
     )
@@ -70,17 +73,37 @@ class Settings(BaseSettings):
 
     ivy_settings: Path | None = Field(None, description="Ivy settings file for `setup`, for people behind a mirror.")
 
-    spark_master: str = "local[*]"
-    spark_driver_memory: str = "2g"
+    spark_master: str = Field(
+        OWN_PROCESS,
+        description="Where jobs run: `local[*]`, each in its own process; `connect`, on the warm server of the local "
+        "stack; `sc://host:port`, on another Spark Connect server; `spark://host:port`, `yarn` or `k8s://…`, on a "
+        "cluster.",
+    )
+    spark_driver_memory: str = Field("2g", description="Memory of a job's driver, and of the Spark Connect server.")
     spark_conf: dict[str, str] = Field(
         default_factory=dict, description='Further Spark settings as JSON: {"spark.executor.memory": "4g"}.'
     )
+
+    connect_port: int = Field(0, description="Port of the local Spark Connect server; 0 means any free one.")
+    connect_token: SecretStr = Field(SecretStr(""), description="Token of the Spark Connect server that jobs run on.")
+    connect_reader: str = Field(
+        "", description="Address of the read-only server, `sc://host:port`; default: that of the local stack."
+    )
+    connect_reader_port: int = Field(0, description="Port of the local read-only server; 0 means any free one.")
+    connect_reader_token: SecretStr = Field(SecretStr(""), description="Token of the read-only server.")
+    connect_reader_memory: str = Field("1g", description="Memory of the local read-only server.")
 
     @field_validator("landing_bucket", "warehouse_bucket")
     @classmethod
     def _bucket(cls, value: str) -> str:
         if not (3 <= len(value) <= 63 and value.replace("-", "").isalnum() and value == value.lower()):
             raise ValueError("a bucket name is 3 to 63 lower-case letters, digits and -")
+        return value
+
+    @field_validator("spark_master")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        place_of(value)
         return value
 
     @field_validator("s3_endpoint")

@@ -69,18 +69,48 @@ def _conf(spark: SparkSession, values: Mapping[str, str]) -> Iterator[None]:
             spark.conf.unset(name)
 
 
+class _TheSession:
+    """What dbt takes for ``SparkSession``: whatever it builds is the session of this job, wherever that runs.
+
+    Its own way asks for the process's first session, which may know another catalog, and with Hive, which a Spark
+    Connect client refuses.
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+        self._said: set[tuple[str, str]] = set()
+
+    @property
+    def builder(self) -> _TheSession:
+        return self
+
+    def enableHiveSupport(self) -> _TheSession:  # noqa: N802 - as Spark has it
+        return self
+
+    def config(self, name: str, value: str) -> _TheSession:
+        if (name, value) not in self._said:
+            self._spark.conf.set(name, value)
+            self._said.add((name, value))
+        return self
+
+    def getOrCreate(self) -> SparkSession:  # noqa: N802 - as Spark has it
+        return self._spark
+
+
 @contextmanager
 def _session_of_dbt(spark: SparkSession) -> Iterator[None]:
-    """Make this session the one that dbt finds: it asks for the process's first, which may know another catalog.
+    """Make this session the one that dbt finds.
 
     dbt's adapter turns Spark's ANSI mode off for good in the session that it gets; here only for as long as it runs.
     """
-    first, ansi = SparkSession._instantiatedSession, str(spark.conf.get(_ANSI))
-    SparkSession._instantiatedSession = spark
+    from dbt.adapters.spark import session as adapter
+
+    usual, ansi = adapter.SparkSession, str(spark.conf.get(_ANSI))
+    adapter.SparkSession = _TheSession(spark)
     try:
         yield
     finally:
-        SparkSession._instantiatedSession = first
+        adapter.SparkSession = usual
         spark.conf.set(_ANSI, ansi)
 
 

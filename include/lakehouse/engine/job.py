@@ -18,7 +18,7 @@ from lakehouse.core.errors import BatchesHeld, LakehouseError, SettingsError
 from lakehouse.core.settings import Settings, load_settings
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.report import TableReport
-from lakehouse.engine.run import RunResult
+from lakehouse.engine.run import RunResult, is_little
 from lakehouse.engine.session import session
 from lakehouse.ledger.holds import Hold, held_by_rules
 from lakehouse.ledger.store import ObjectStore
@@ -72,7 +72,7 @@ class Program:
         contracts = _pick(settings, sources)
         if lake:
             return self.verb(lake, contracts, limit)
-        with session(settings, f"lakehouse {self.name}") as spark:
+        with session(settings, f"lakehouse {self.name}", is_short=is_little(settings, contracts)) as spark:
             return self.verb(Lake(spark, settings), contracts, limit)
 
 

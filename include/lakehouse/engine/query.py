@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlglot
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import PySparkException, UnknownException
 from pyspark.sql import SparkSession
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -67,10 +67,10 @@ def answer(spark: SparkSession, statement: str, limit: int) -> Answer:
     try:
         frame = spark.sql(statement)
         rows = frame.limit(limit + 1).collect() if frame.columns else []
+    except (Py4JJavaError, UnknownException) as error:  # not Spark's own: of the catalog, of S3, of the connection
+        raise _refused(statement, str(error)) from None
     except PySparkException as error:
         raise QueryError(_plain(error), where=_shown(statement)) from None
-    except Py4JJavaError as error:
-        raise _refused(statement, str(error)) from None
     return Answer(tuple(frame.columns), [tuple(row) for row in rows[:limit]], len(rows) > limit)
 
 

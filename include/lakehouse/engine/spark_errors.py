@@ -15,6 +15,7 @@ from lakehouse.core.errors import ConcurrentCommit, IntegrityError, LakehouseErr
 from lakehouse.ledger.watermark import refused_login
 
 _MARK = "lakehouse-error "
+_CLASS = re.compile(r"\A\([\w.$]+\) (?=\S)")
 _MARKED = re.compile(re.escape(_MARK) + r"(\{.*\})")
 _AWAY = (
     "Connection refused",
@@ -28,6 +29,16 @@ _AWAY = (
     "SQLNonTransientConnectionException",
     "UncheckedSQLException",
 )
+_GONE = (
+    "StatusCode.UNAVAILABLE",
+    "failed to connect to all addresses",
+    "[INVALID_HANDLE.SESSION_",
+    "[INVALID_HANDLE.OPERATION_",
+    "[INVALID_CURSOR.",
+    "[NO_ACTIVE_SESSION]",
+    "No DataFrame with id ",
+)
+"""A Spark Connect server that is gone, or has forgotten the session: it was started anew, or gave the client up."""
 _REMEDIES = (
     (
         "No space left on device",
@@ -71,19 +82,23 @@ def readable(about: str = "") -> Iterator[None]:
     try:
         yield
     except (Py4JNetworkError, ConnectionError) as error:
-        raise TransientError(
-            f"the connection to Spark was lost: {type(error).__name__}",
-            where=about,
-            untouched="every main; what was being written stays on a branch that the next run clears",
-            todo="run again; what was pending is still pending",
-        ) from None
+        raise _lost(type(error).__name__, about) from None
     except (Py4JError, PySparkException) as error:
         raise translate(str(error), about) from None
 
 
+def _lost(how: str, about: str) -> TransientError:
+    return TransientError(
+        f"the connection to Spark was lost: {how}",
+        where=about,
+        untouched="every main; what was being written stays on a branch that the next run clears",
+        todo="run again; what was pending is still pending",
+    )
+
+
 def is_passing(text: str) -> bool:
-    """Whether a JVM's stack trace speaks of something that trying again can help."""
-    return any(sign in text for sign in (*_AWAY, *_CONFLICTS))
+    """Whether what Spark said speaks of something that trying again can help."""
+    return any(sign in text for sign in (*_AWAY, *_CONFLICTS, *_GONE))
 
 
 def translate(text: str, about: str = "") -> LakehouseError:
@@ -91,6 +106,8 @@ def translate(text: str, about: str = "") -> LakehouseError:
     if found := _MARKED.search(text):
         return _restored(json.loads(found[1]))
     cause = root_cause(text)
+    if any(sign in text for sign in _GONE):
+        return _lost(cause, about)
     if known := refused_login(text) or _known(text, cause, about):
         return known
     if any(sign in text for sign in _CONFLICTS):
@@ -111,7 +128,8 @@ def translate(text: str, about: str = "") -> LakehouseError:
         f"Spark could not do it: {cause}",
         where=about,
         untouched="every main; what was being written stays on a branch that the next run clears",
-        todo="Spark's own words are in spark.log, in the folder that `lakehouse conf --writer` prints",
+        todo="Spark's own words are in spark.log, in the folder that `lakehouse conf --writer` prints; those of a "
+        "Spark Connect server are in LAKEHOUSE_HOME/connect",
     )
 
 
@@ -135,10 +153,14 @@ def _restored(parts: dict[str, str]) -> LakehouseError:
 
 
 def root_cause(text: str) -> str:
-    """The innermost cause in a JVM's stack trace that has words, without its class; else the first such line."""
+    """The innermost cause in a JVM's stack trace that has words, without its class; else the first such line.
+
+    Classic PySpark begins with a line of its own, Spark Connect with the class in brackets.
+    """
     lines = [line.strip().split(": ", 2) for line in text.splitlines() if line.lstrip().startswith("Caused by: ")]
     telling = [parts for parts in lines if len(parts) > 2] or lines  # some have a class and no message
     causes = [parts[-1] for parts in telling]
     said = [line.removeprefix(": ").strip() for line in text.splitlines()[1:] if line.strip()]
     first = text.splitlines()[0] if text else ""
-    return (causes[-1] if causes else said[0] if said and first.startswith("An error occurred") else first).strip()
+    found = causes[-1] if causes else said[0] if said and first.startswith("An error occurred") else first
+    return _CLASS.sub("", found).strip()

@@ -11,7 +11,7 @@ from lakehouse.contracts.marts import mart_names, project_fingerprint
 from lakehouse.contracts.model import Contract
 from lakehouse.contracts.semantics import limits_of, table_fingerprint
 from lakehouse.ledger.decisions import decision_log
-from lakehouse.ledger.log import landing_log
+from lakehouse.ledger.log import landing_log, read_log
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import Head, read_head
 
@@ -72,3 +72,9 @@ def outstanding(
             yield contract.name
     if not gold_is_current(catalog, all_contracts, project):
         yield "gold"
+
+
+def waiting_bytes(catalog: Catalog, store: ObjectStore, contracts: Sequence[Contract]) -> int:
+    """The size of what landed of some datasets and is not in bronze: how much there is to do, by rule of thumb."""
+    done = {c.name: read_head(catalog, c.bronze_table).consumed(c.name).through for c in contracts}
+    return sum(batch.size_bytes for name, through in done.items() for batch in read_log(store, name, after=through))

@@ -29,6 +29,8 @@ _ADMIN_NAMES = (
     "AIRFLOW_PASSWORD",
     "S3_ACCESS_KEY_ID",
     "S3_SECRET_ACCESS_KEY",
+    "CONNECT_TOKEN",
+    "CONNECT_READER_TOKEN",
 )
 _SECRET_BYTES = 24
 
@@ -40,6 +42,8 @@ class Credentials:
     passwords: Passwords
     s3_access_key_id: str
     s3_secret_access_key: str = field(repr=False)
+    connect_token: str = field(repr=False)
+    connect_reader_token: str = field(repr=False)
 
     def fingerprint(self, *facts: object) -> str:
         """A short digest of secrets and facts, to tell whether a running server was set up with just these."""
@@ -82,6 +86,8 @@ def _with_settings(kept: dict[str, str], settings: Settings) -> Credentials:
         passwords,
         settings.s3_access_key_id or kept["S3_ACCESS_KEY_ID"],
         settings.s3_secret_access_key.get_secret_value() or kept["S3_SECRET_ACCESS_KEY"],
+        settings.connect_token.get_secret_value() or kept["CONNECT_TOKEN"],
+        settings.connect_reader_token.get_secret_value() or kept["CONNECT_READER_TOKEN"],
     )
 
 
@@ -110,6 +116,17 @@ def postgres_lines(settings: Settings, credentials: Credentials, port: int) -> d
     }
 
 
+def connect_lines(credentials: Credentials, port: int, *, read_only: bool) -> dict[str, str]:
+    """The lines of ``stack.env`` for a local Spark Connect server."""
+    token = credentials.connect_reader_token if read_only else credentials.connect_token
+    name = _connect_name(read_only)
+    return {f"{name}_PORT": str(port), f"{name}_TOKEN": token}
+
+
+def _connect_name(read_only: bool) -> str:
+    return "LAKEHOUSE_CONNECT_READER" if read_only else "LAKEHOUSE_CONNECT"
+
+
 def read_stack_env(home: Path) -> dict[str, str]:
     """The lines of ``stack.env``; empty before the first ``up``."""
     return read_env(env_path(home))
@@ -129,3 +146,8 @@ def remembered_s3_port(home: Path) -> int:
 def remembered_postgres_port(home: Path) -> int:
     """The port that PostgreSQL had last, 0 when there was none."""
     return int(read_stack_env(home).get("LAKEHOUSE_POSTGRES_PORT") or 0)
+
+
+def remembered_connect_port(home: Path, *, read_only: bool) -> int:
+    """The port that a Spark Connect server had last, 0 when there was none."""
+    return int(read_stack_env(home).get(f"{_connect_name(read_only)}_PORT") or 0)

@@ -16,11 +16,12 @@ import psutil
 from packaging.markers import InvalidMarker, Marker
 
 from lakehouse.core.jars import pinned_jars
+from lakehouse.core.java import java_program
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import buckets, checks, external, local, ports, postgres
 from lakehouse.stack.checks import Check
 from lakehouse.stack.credentials import admin_path, env_path
-from lakehouse.stack.java import java_program, java_version
+from lakehouse.stack.java import java_version
 from lakehouse.stack.model import ServerStatus
 
 if TYPE_CHECKING:
@@ -97,21 +98,28 @@ def _credentials(settings: Settings) -> Iterator[Check]:
 
 def _ports(settings: Settings) -> Iterator[Check]:
     """Only ports that are asked for by a setting; the others are whichever are free."""
-    asked = {"LAKEHOUSE_POSTGRES_PORT": "postgresql", "LAKEHOUSE_S3_PORT": "s3"}
+    asked = {
+        "LAKEHOUSE_POSTGRES_PORT": "postgresql",
+        "LAKEHOUSE_S3_PORT": "s3",
+        "LAKEHOUSE_CONNECT_PORT": "spark",
+        "LAKEHOUSE_CONNECT_READER_PORT": "spark, read-only",
+    }
     found = {server.name: server for server in local.status(settings).servers}
     for setting, name in asked.items():
         port = int(os.environ.get(setting) or 0)
-        server = found[name]
-        is_ours = server.kind == "external" or server.address.endswith(f":{port}")
+        server = found.get(name)
+        is_ours = server is not None and (server.kind == "external" or server.address.endswith(f":{port}"))
         yield checks.check_port(setting, port, not port or ports.is_free(port), is_ours)
 
 
 def _servers(settings: Settings) -> Iterator[Check]:
-    postgresql, s3 = local.status(settings).servers
+    postgresql, s3, *spark = local.status(settings).servers
     yield checks.check_stand_in(s3.kind)
     yield from _postgres(settings, postgresql)
     yield checks.check_server("s3 buckets", s3.address or "s3", _why(s3) or buckets.problem(settings))
     yield checks.check_skew("s3", None if _why(s3) else _s3_skew(settings))
+    for server in spark:
+        yield checks.check_server(server.name, server.address or server.kind, _why(server))
 
 
 def _why(server: ServerStatus) -> str:

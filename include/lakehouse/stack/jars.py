@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lakehouse.core.errors import IntegrityError, SettingsError, StackError
-from lakehouse.core.jars import Jar, pinned_jars, sha256_of
+from lakehouse.core.jars import Jar, pinned_jars, sha256_of, spark_jars_folder
 from lakehouse.core.settings import Settings
 from lakehouse.stack.files import file_lock
 from lakehouse.stack.java import require_java
@@ -19,14 +18,6 @@ _FETCH_SECONDS = 1200.0
 _TAIL_LINES = 6
 
 Fetch = Callable[[Jar, Path], Path]
-
-
-def spark_jars_folder() -> Path:
-    """The jars inside the pyspark package, which is looked up and not imported."""
-    spec = importlib.util.find_spec("pyspark")
-    if spec is None or spec.origin is None:
-        raise SettingsError("the package pyspark is not installed", todo="run `make setup`")
-    return Path(spec.origin).parent / "jars"
 
 
 def missing_jars(cache: Path) -> tuple[Jar, ...]:

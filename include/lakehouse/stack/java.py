@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 from lakehouse.core.errors import SettingsError
+from lakehouse.core.java import java_program
 
 NEEDED = 17
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
-
-
-def java_program() -> Path | None:
-    """``JAVA_HOME``'s java if that is set, else the one on PATH."""
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
-    return Path(found) if found else None
 
 
 def java_version(program: Path | None) -> int | None:

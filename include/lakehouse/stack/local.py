@@ -1,4 +1,4 @@
-"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL and an S3 server on loopback.
+"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL, an S3 server and Spark Connect, on loopback.
 
 A server that the settings place elsewhere is never started or stopped, only checked.
 """
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import Settings
-from lakehouse.stack import buckets, credentials, external, minio, ports, postgres, roles, supervisor
+from lakehouse.stack import buckets, connect, credentials, external, minio, ports, postgres, roles, supervisor
 from lakehouse.stack.credentials import Credentials
 from lakehouse.stack.files import file_lock, private_folder
 from lakehouse.stack.model import ServerStatus, StackStatus, Stopped
@@ -40,8 +41,10 @@ def identities(home: Path) -> tuple[Identity, Identity, Identity]:
     )
 
 
-def up(settings: Settings, console: Console | None = None) -> StackStatus:
+def up(settings: Settings, console: Console | None = None, *, spark: bool = False) -> StackStatus:
     """Start what doesn't run, make it ready, and write ``stack.env``; nothing happens to what is up already.
+
+    With ``spark``, or where jobs are meant to run there, the Spark Connect servers as well.
 
     Call :func:`lakehouse.core.settings.load_settings` afterwards. Raises :class:`StackError` when a server cannot be
     started, or an external one cannot be used.
@@ -56,6 +59,7 @@ def up(settings: Settings, console: Console | None = None) -> StackStatus:
         lines: dict[str, str] = {}
         _postgres_up(settings, kept, lines)
         _s3_up(settings, kept, lines, console)
+        _spark_up(settings, kept, lines, asked=spark)
         credentials.write_stack_env(home, lines)
         found = status(settings)
     external.require_usable(found)
@@ -67,7 +71,9 @@ def down(settings: Settings) -> Stopped:
     if not settings.home.exists():
         return Stopped(())
     with file_lock(settings.home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
-        stopped = [one.kind for one in identities(settings.home) if supervisor.ensure_down(one)]
+        # Spark first: it works with the others.
+        ours = (*connect.identities(settings.home), *identities(settings.home))
+        stopped = [one.kind for one in ours if supervisor.ensure_down(one)]
         postgres.clear_unfinished(settings.home)
         postgres.stop_orphans(settings.home / "postgres")
     return Stopped(tuple(stopped))
@@ -77,10 +83,12 @@ def status(settings: Settings) -> StackStatus:
     """How the servers are now. Local ones by process and port, external ones by using them."""
     postgresql, minio_server, moto_server = identities(settings.home)
     s3_server = moto_server if supervisor.current(moto_server) else minio_server
-    servers = (
+    servers: tuple[ServerStatus, ...] = (
         external.postgres_status(settings) if external.is_postgres_external(settings) else _local_status(postgresql),
         external.s3_status(settings) if external.is_s3_external(settings) else _local_status(s3_server),
     )
+    wanted = [one for one in connect.identities(settings.home) if connect.is_wanted(settings, one, asked=False)]
+    servers = (*servers, *map(_local_status, wanted))
     notices = (_STAND_IN,) if any(server.kind == "moto" for server in servers) else ()
     return StackStatus(str(settings.home), servers, notices)
 
@@ -179,6 +187,22 @@ def _s3_launch(settings: Settings, kept: Credentials, identity: Identity, progra
         make_ready=lambda port: buckets.create(_at(settings, kept, port)),
         start_seconds=60.0,
     )
+
+
+def _spark_up(settings: Settings, kept: Credentials, lines: dict[str, str], *, asked: bool) -> None:
+    """The Spark Connect servers, with the settings that jobs will read from ``stack.env``."""
+    for identity, read_only in zip(connect.identities(settings.home), (False, True), strict=True):
+        if connect.is_wanted(settings, identity, asked=asked):
+            launch = connect.launch(_as_written(settings, lines), kept, identity, read_only=read_only)
+            new = partial(credentials.connect_lines, kept, read_only=read_only)
+            supervisor.ensure_up(identity, launch, _remember(settings.home, lines, new))
+
+
+def _as_written(settings: Settings, lines: dict[str, str]) -> Settings:
+    """The settings as they will be once ``stack.env`` is read."""
+    fields = {name.removeprefix("LAKEHOUSE_").lower(): value for name, value in lines.items()}
+    known = {name: value for name, value in fields.items() if name in Settings.model_fields}
+    return Settings.model_validate({**settings.model_dump(), **known})
 
 
 def _make_folder(data: Path) -> User | None:

@@ -10,8 +10,8 @@ import pytest
 from tests.faults.lost_reply.proxy import CatalogProxy
 
 from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.engine.publish import Lake
-from lakehouse.engine.session import catalog_conf
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
