@@ -1,12 +1,14 @@
 """Health checks of docker-compose.yaml. Nothing but the standard library: one runs in each container every few seconds.
 
 health.py url URL               the URL answers with success
+health.py port HOST PORT        something accepts connections there
 health.py airflow URL COMPONENT Airflow's API server at URL says that the component has been heard of lately
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -28,6 +30,9 @@ def problem(arguments: list[str]) -> str:
         match arguments:
             case ["url", url]:
                 read(url)
+                return ""
+            case ["port", host, port]:
+                socket.create_connection((host, int(port)), _SECONDS).close()
                 return ""
             case ["airflow", url, component]:
                 status = json.loads(read(f"{url}/api/v2/monitor/health")).get(component, {}).get("status")

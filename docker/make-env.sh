@@ -60,6 +60,10 @@ LAKEHOUSE_S3_SECRET_ACCESS_KEY=$(password)
 # Spark settings of every job, as JSON. With the secret, a cluster takes work from this stack only.
 LAKEHOUSE_SPARK_CONF='{"spark.authenticate": "true", "spark.authenticate.secret": "$(password)"}'
 
+# Spark Connect servers. Who knows a token can run programs there.
+LAKEHOUSE_CONNECT_TOKEN=$(password)
+LAKEHOUSE_CONNECT_READER_TOKEN=$(password)
+
 # Airflow. You sign in as admin, with the password that stands here.
 STACK_AIRFLOW_USERS='{"admin": "$admin"}'
 STACK_AIRFLOW_DATABASE_URL=postgresql+psycopg2://lakehouse_airflow:$airflow@postgres:5432/airflow

@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.jars import spark_jars_folder
 from lakehouse.core.settings import Settings, load_settings
 from lakehouse.stack.files import private_folder, write_private
-from lakehouse.stack.jars import spark_jars_folder
 
 MASTER_PAGE, WORKER_PAGE = "8080", "8081"
 

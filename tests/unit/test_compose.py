@@ -15,6 +15,7 @@ from tests.compose import COMPOSE, SERVICES, TEXT, VARIABLE, environment_of, fil
 from lakehouse.cli.main import app
 from lakehouse.cli.reference import commands
 from lakehouse.core.settings import PROJECT_ROOT, Settings
+from lakehouse.core.spark_place import DEFAULT_PORT, OWN_PROCESS, ConnectAddress
 from lakehouse.stack import credentials, minio, postgres, roles
 from lakehouse.stack.prepare import RolePasswords
 
@@ -28,7 +29,8 @@ AIRFLOW = {
     "airflow-dag-processor": ["airflow", "dag-processor"],
     "airflow-triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
-OTHERS = {"postgres", "s3", "prepare", "lakehouse", "spark-master", "spark-worker"}
+CONNECT = {"spark-connect": "jobs", "spark-connect-reader": "readers"}
+OTHERS = {"postgres", "s3", "prepare", "lakehouse", "spark-master", "spark-worker", *CONNECT}
 ONE_SHOTS = {
     "prepare": "ends when it has made roles, databases and buckets",
     "airflow-init": "ends when Airflow's database is migrated",
@@ -40,6 +42,8 @@ PROFILES = {
     "lakehouse": "cli",
     "spark-master": "cluster",
     "spark-worker": "cluster",
+    "spark-connect": "connect",
+    "spark-connect-reader": "connect",
 }
 
 OF_THE_IMAGE = {
@@ -48,6 +52,10 @@ OF_THE_IMAGE = {
     "dbt": "part of the image",
     "s3_port": "for servers that `lakehouse up` starts",
     "ivy_settings": "for `lakehouse setup`",
+    "connect_port": "for servers that `lakehouse up` starts",
+    "connect_reader_port": "for servers that `lakehouse up` starts",
+    "reader_s3_access_key_id": "not made yet: readers have the key of jobs",
+    "reader_s3_secret_access_key": "not made yet: readers have the key of jobs",
 }
 
 # To be replaced by the native stack's own constant (stack/airflow.py) once that branch is merged.
@@ -60,20 +68,23 @@ NATIVE_AIRFLOW = {
 }
 
 # Who may know what. The passwords of roles that no service signs in with are known only where the roles are made.
+JOBS = ("airflow-scheduler", "lakehouse")
 WHO_KNOWS = {
     "lakehouse_superuser_password": {"postgres", "prepare"},
-    "lakehouse_catalog_password": {"prepare", "airflow-scheduler", "lakehouse"},
-    "lakehouse_reader_password": {"prepare", "airflow-apiserver", "airflow-scheduler", "lakehouse"},
+    "lakehouse_catalog_password": {"prepare", *JOBS, "spark-connect"},
+    "lakehouse_reader_password": {"prepare", "airflow-apiserver", *JOBS, "spark-connect-reader"},
     "lakehouse_backup_password": {"prepare"},
     "lakehouse_restorer_password": {"prepare"},
     "lakehouse_source_owner_password": {"prepare"},
     "lakehouse_ingest_password": {"prepare"},
     "lakehouse_airflow_password": {"prepare"},
-    "lakehouse_s3_access_key_id": {"s3", "prepare", "airflow-apiserver", "airflow-scheduler", "lakehouse"},
-    "lakehouse_s3_secret_access_key": {"s3", "prepare", "airflow-apiserver", "airflow-scheduler", "lakehouse"},
+    "lakehouse_s3_access_key_id": {"s3", "prepare", "airflow-apiserver", *JOBS, *CONNECT},
+    "lakehouse_s3_secret_access_key": {"s3", "prepare", "airflow-apiserver", *JOBS, *CONNECT},
     "lakehouse_connections": {"airflow-scheduler"},
     "all_connections": {"lakehouse"},
-    "lakehouse_spark_conf": {"airflow-scheduler", "lakehouse", "spark-master", "spark-worker"},
+    "lakehouse_spark_conf": {*JOBS, "spark-master", "spark-worker", *CONNECT},
+    "lakehouse_connect_token": {*JOBS, "spark-connect"},
+    "lakehouse_connect_reader_token": {"airflow-apiserver", *JOBS, "spark-connect-reader"},
     "airflow_database_url": set(AIRFLOW),
     "airflow_fernet_key": set(AIRFLOW),
     "airflow_jwt_secret": set(AIRFLOW),
@@ -181,7 +192,7 @@ def test_addresses_in_the_generated_file_are_those_of_roles_and_databases(env: d
     assert json.loads(env["LAKEHOUSE_CONNECTIONS"]) == {"crm": ingest}
     assert json.loads(env["STACK_ALL_CONNECTIONS"]) == {"crm": ingest, "crm_owner": owner}
     passwords = roles.Passwords(*["p"] * len(roles.Passwords.__dataclass_fields__))
-    native = credentials.postgres_lines(Settings(), credentials.Credentials(passwords, "k", "s"), 5432)
+    native = credentials.postgres_lines(Settings(), credentials.Credentials(passwords, "k", "s", "t", "u"), 5432)
     prefix = "LAKEHOUSE_CONNECTIONS__"
     named = {name.removeprefix(prefix).lower() for name in native if name.startswith(prefix)}
     assert json.loads(env["STACK_ALL_CONNECTIONS"]).keys() == named
@@ -284,6 +295,19 @@ def test_airflow_starts_when_everything_is_prepared() -> None:
     for name in AIRFLOW.keys() - {"airflow-init"}:
         assert waits_for(name) == {"airflow-init": done}
     assert waits_for("spark-worker") == {"spark-master": "service_healthy"}
+
+
+def test_connect_servers_are_started_for_jobs_and_for_readers() -> None:
+    for name, role in CONNECT.items():
+        service = SERVICES[name]
+        assert service["command"] == ["python", "/opt/lakehouse/docker/spark_connect.py", role]
+        assert "ports" not in service, "a token would go over the machine's network in the clear"
+        assert service["healthcheck"]["test"][-2:] == ["127.0.0.1", str(DEFAULT_PORT)]
+        assert environment_of(name)["LAKEHOUSE_SPARK_MASTER"] == OWN_PROCESS
+    jobs = re.search(r"^LAKEHOUSE_SPARK_MASTER=(sc:\S+)$", PAGE, re.MULTILINE)
+    assert jobs and ConnectAddress.parse(jobs[1], "") == ConnectAddress("spark-connect", DEFAULT_PORT, False)
+    readers = re.search(r"^LAKEHOUSE_CONNECT_READER=(sc:\S+)$", PAGE, re.MULTILINE)
+    assert readers and ConnectAddress.parse(readers[1], "").host == "spark-connect-reader"
 
 
 def test_data_are_in_named_volumes() -> None:

@@ -19,6 +19,8 @@ from types import ModuleType
 
 import pytest
 
+from lakehouse.core import spark_conf
+from lakehouse.core.connect_conf import server_conf
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import checks, java, minio
@@ -298,6 +300,8 @@ def test_a_health_check_says_why(airflow: str) -> None:
     assert check("airflow", airflow, "scheduler") == (1, "Airflow says that its scheduler is ill")
     assert check("airflow", airflow, "worker") == (1, "Airflow says that its worker is not there")
     assert check("url", "file:///etc/passwd") == (1, "OSError: file:///etc/passwd is no http:// address")
+    assert check("port", "127.0.0.1", airflow.rpartition(":")[2]) == (0, "healthy")
+    assert check("port", "127.0.0.1", "1")[0] == 1
     assert check()[0] == 1
 
 
@@ -340,3 +344,21 @@ def test_nodes_are_told_everything_but_the_secret() -> None:
 def test_a_node_is_a_master_or_a_worker(arguments: list[str]) -> None:
     said = subprocess.run([sys.executable, DOCKER / "spark_node.py", *arguments], capture_output=True, text=True)
     assert said.returncode == 1 and "spark_node.py master" in said.stderr
+
+
+# spark_connect.py
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_connect_server_is_the_native_one_on_another_address(
+    read_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_conf, "jar_paths", lambda cache: ())
+    servers = {"s3_access_key_id": "k", "postgres_port": 1, "catalog_password": "c", "reader_password": "r"}
+    mine = Settings(home=tmp_path, **servers, connect_token="for jobs", connect_reader_token="for readers")
+    server = load("spark_connect")
+    native, here = server_conf(mine, read_only=read_only), server.conf_of(mine, read_only=read_only)
+    assert here == {**native, "spark.connect.grpc.binding.address": "0.0.0.0"}  # noqa: S104 - compared, not bound
+    assert server.token_of(mine, read_only=read_only) == ("for readers" if read_only else "for jobs")
+    with pytest.raises(SettingsError, match="without a token"):
+        server.token_of(Settings(), read_only=read_only)
