@@ -5,7 +5,6 @@
 #
 # A file that is there is never changed: its passwords are those of the data in the volumes.
 set -eu
-umask 077
 
 env_file=${1:-"$(cd "$(dirname "$0")/.." && pwd)/.env"}
 
@@ -32,6 +31,7 @@ airflow=$(password)
 admin=$(password)
 crm=@postgres:5432/sources
 
+# mktemp's files are their owner's alone.
 unfinished=$(mktemp "$env_file.XXXXXX")
 trap 'rm -f "$unfinished"' EXIT
 cat >"$unfinished" <<END

@@ -24,9 +24,9 @@ START_SECONDS = 240.0
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+def here() -> Iterator[Here]:
     """Servers, prepared, and the services beside them at ports of their own."""
-    with fresh_servers(tmp_path_factory.mktemp("docker")) as (_, beside):
+    with fresh_servers() as (_, beside):
         api, health = any_free(), any_free()
         moved = {
             "http://airflow-apiserver:8080": f"http://{LOOPBACK}:{api}",

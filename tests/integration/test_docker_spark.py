@@ -18,10 +18,10 @@ SECONDS = 240.0
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+def here() -> Iterator[Here]:
     """Prepared servers, a day of samples, and a cluster of a master and a worker."""
     with ExitStack() as stack:
-        _, beside = stack.enter_context(fresh_servers(tmp_path_factory.mktemp("docker")))
+        _, beside = stack.enter_context(fresh_servers())
         master = f"spark://{LOOPBACK}:{any_free()}"
         told = {"LAKEHOUSE_SPARK_MASTER": master, "STACK_SPARK_MASTER": master, "LAKEHOUSE_SPARK_DRIVER_MEMORY": "1g"}
         cluster = Here(beside.root, beside.env, beside.moved, {**beside.told, **told})
