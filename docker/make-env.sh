@@ -28,7 +28,6 @@ What to do: keep it. To begin anew, with empty volumes: docker compose down --vo
 ingest=$(password)
 source_owner=$(password)
 airflow=$(password)
-admin=$(password)
 crm=@postgres:5432/sources
 
 # mktemp's files are their owner's alone.
@@ -60,8 +59,8 @@ LAKEHOUSE_S3_SECRET_ACCESS_KEY=$(password)
 # Spark settings of every job, as JSON. With the secret, a cluster takes work from this stack only.
 LAKEHOUSE_SPARK_CONF='{"spark.authenticate": "true", "spark.authenticate.secret": "$(password)"}'
 
-# Airflow. You sign in as admin, with the password that stands here.
-STACK_AIRFLOW_USERS='{"admin": "$admin"}'
+# Airflow. You sign in as admin, operator or viewer, with the passwords that stand here.
+STACK_AIRFLOW_USERS='{"admin": "$(password)", "operator": "$(password)", "viewer": "$(password)"}'
 STACK_AIRFLOW_DATABASE_URL=postgresql+psycopg2://lakehouse_airflow:$airflow@postgres:5432/airflow
 STACK_AIRFLOW_FERNET_KEY=$(random 32 44)
 STACK_AIRFLOW_JWT_SECRET=$(random 48 64)
