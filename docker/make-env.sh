@@ -5,7 +5,6 @@
 #
 # A file that is there is never changed: its passwords are those of the data in the volumes.
 set -eu
-umask 077
 
 env_file=${1:-"$(cd "$(dirname "$0")/.." && pwd)/.env"}
 
@@ -29,9 +28,9 @@ What to do: keep it. To begin anew, with empty volumes: docker compose down --vo
 ingest=$(password)
 source_owner=$(password)
 airflow=$(password)
-admin=$(password)
 crm=@postgres:5432/sources
 
+# mktemp's files are their owner's alone.
 unfinished=$(mktemp "$env_file.XXXXXX")
 trap 'rm -f "$unfinished"' EXIT
 cat >"$unfinished" <<END
@@ -64,8 +63,8 @@ LAKEHOUSE_SPARK_CONF='{"spark.authenticate": "true", "spark.authenticate.secret"
 LAKEHOUSE_CONNECT_TOKEN=$(password)
 LAKEHOUSE_CONNECT_READER_TOKEN=$(password)
 
-# Airflow. You sign in as admin, with the password that stands here.
-STACK_AIRFLOW_USERS='{"admin": "$admin"}'
+# Airflow. You sign in as admin, operator or viewer, with the passwords that stand here.
+STACK_AIRFLOW_USERS='{"admin": "$(password)", "operator": "$(password)", "viewer": "$(password)"}'
 STACK_AIRFLOW_DATABASE_URL=postgresql+psycopg2://lakehouse_airflow:$airflow@postgres:5432/airflow
 STACK_AIRFLOW_FERNET_KEY=$(random 32 44)
 STACK_AIRFLOW_JWT_SECRET=$(random 48 64)

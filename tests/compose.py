@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -119,8 +120,14 @@ class Here:
 
 
 @contextmanager
-def fresh_servers(root: Path) -> Iterator[tuple[Settings, Here]]:
+def fresh_servers() -> Iterator[tuple[Settings, Here]]:
     """PostgreSQL and an S3 server as their containers start them, with the secrets of .env and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="lakehouse-tests-") as folder:
+        os.chmod(folder, 0o711)  # noqa: S103 - PostgreSQL's account enters it when tests run as root
+        yield from _fresh_servers(Path(folder))
+
+
+def _fresh_servers(root: Path) -> Iterator[tuple[Settings, Here]]:
     env, home = make_env(root / ".env"), root / "servers"
     given = {
         "POSTGRES_SUPERUSER_PASSWORD": env["LAKEHOUSE_SUPERUSER_PASSWORD"],

@@ -24,9 +24,9 @@ START_SECONDS = 240.0
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+def here() -> Iterator[Here]:
     """Servers, prepared, and the services beside them at ports of their own."""
-    with fresh_servers(tmp_path_factory.mktemp("docker")) as (_, beside):
+    with fresh_servers() as (_, beside):
         api, health = any_free(), any_free()
         moved = {
             "http://airflow-apiserver:8080": f"http://{LOOPBACK}:{api}",
@@ -106,18 +106,22 @@ def test_a_service_becomes_healthy(here: Here, running: dict[str, subprocess.Pop
     assert running[service].poll() is None
 
 
-def sign_in(here: Here, password: str) -> httpx.Response:
+def sign_in(here: Here, user: str, password: str) -> httpx.Response:
     address = here.moved["http://airflow-apiserver:8080"]
-    return httpx.post(f"{address}/auth/token", json={"username": "admin", "password": password}, timeout=30)
+    return httpx.post(f"{address}/auth/token", json={"username": user, "password": password}, timeout=30)
 
 
 @pytest.mark.usefixtures("running")
 def test_the_generated_password_lets_in_and_no_other(here: Here) -> None:
     assert wait_for(lambda: health(here, "airflow-apiserver").returncode == 0, START_SECONDS)
-    password = json.loads(here.env["STACK_AIRFLOW_USERS"])["admin"]
-    assert sign_in(here, password).json()["access_token"]
-    assert sign_in(here, "admin").status_code == 401
-    assert password not in "".join(said(here, service) for service in SERVERS)
+    passwords = json.loads(here.env["STACK_AIRFLOW_USERS"])
+    assert len(passwords) == 3
+    for user, password in passwords.items():
+        assert sign_in(here, user, password).json()["access_token"]
+        assert sign_in(here, user, user).status_code == 401
+    logs = "".join(said(here, service) for service in SERVERS)
+    assert [user for user, password in passwords.items() if password in logs] == []
+    assert "Password for user" not in logs, "Airflow made a password of its own"
 
 
 @pytest.mark.usefixtures("running")

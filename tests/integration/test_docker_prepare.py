@@ -22,9 +22,9 @@ UNSIGNED_CONFIG = Config(signature_version=UNSIGNED, s3={"addressing_style": "pa
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, Here]]:
+def servers() -> Iterator[tuple[Settings, Here]]:
     """Servers that nothing was prepared on, and the services of docker-compose.yaml beside them."""
-    with fresh_servers(tmp_path_factory.mktemp("docker")) as started:
+    with fresh_servers() as started:
         yield started
 
 

@@ -58,13 +58,18 @@ OF_THE_IMAGE = {
     "reader_s3_secret_access_key": "not made yet: readers have the key of jobs",
 }
 
-# To be replaced by the native stack's own constant (stack/airflow.py) once that branch is merged.
+# To be replaced by what stack/airflow.py says (USERS, environment()) once that branch is merged. What says where
+# something is, or is a secret, differs; how many tasks run at once is for the person to say.
 NATIVE_AIRFLOW = {
     "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+    "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "16",
     "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-    "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "true",
-    "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
-    "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "true",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,operator:op,viewer:viewer",
+    "AIRFLOW__API__WORKERS": "1",
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "60",
+    "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "60",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
 }
 
 # Who may know what. The passwords of roles that no service signs in with are known only where the roles are made.
@@ -171,6 +176,9 @@ def test_the_generated_file_has_every_secret_and_nothing_else(env: dict[str, str
     secrets = {secret["environment"] for secret in COMPOSE["secrets"].values()}
     assert env.keys() - secrets == {"STACK_ENV", "COMPOSE_PROFILES"}
     assert secrets <= env.keys()
+    users = COMPOSE["x-airflow-settings"]["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"]
+    names = [user.split(":")[0] for user in filled_in(users).split(",")]
+    assert list(json.loads(env["STACK_AIRFLOW_USERS"])) == names, "Airflow would print a password that it made"
     assert env["COMPOSE_PROFILES"].split(",") == ["postgres", "s3"]
     made = [value for name, value in env.items() if name in secrets]
     assert all(len(value) >= 32 for value in made) and len(set(made)) == len(made)
@@ -268,6 +276,7 @@ def test_images_are_pinned_or_built_once() -> None:
 def test_airflow_is_set_as_natively() -> None:
     said = {name: filled_in(value) for name, value in COMPOSE["x-airflow-settings"].items()}
     assert {name: said[name] for name in NATIVE_AIRFLOW} == NATIVE_AIRFLOW
+    assert said["AIRFLOW__CORE__AUTH_MANAGER"].endswith(".SimpleAuthManager")
     for name in AIRFLOW:
         assert environment_of(name).items() >= said.items()
 
