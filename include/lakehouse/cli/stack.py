@@ -57,14 +57,13 @@ def _prepare_minio(is_required: bool, progress: Console) -> None:
 
 def _prepare_archive(progress: Console) -> None:
     """A small demo on servers of its own is what the archive of Spark's classes is made from."""
-    from lakehouse.stack.archive import make_archive, trained_by
+    from lakehouse.stack.archive import make_archive, refusal, trained_by
 
     cache = load_settings().cache
     demo = [sys.executable, "-m", "lakehouse.cli.main", "demo", "--days", "2", "--size", "0.02"]
     with progress.status("checking the archive of Spark's classes") as shown:
-        reason = make_archive(
-            cache, trained_by(demo, cache), lambda: shown.update("archiving Spark's classes (a minute or two), once")
-        )
+        words = "archiving Spark's classes (a minute or two), once"
+        reason = make_archive(cache, trained_by(demo, cache), refusal, lambda: shown.update(words))
     if reason:
         progress.print(f"[bold yellow]Spark will start more slowly than it could[/]: {reason}", highlight=False)
 

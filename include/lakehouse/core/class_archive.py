@@ -31,11 +31,10 @@ SILENT = "-Xlog:cds*=off"
 
 @dataclass(frozen=True)
 class ClassArchive:
-    """An archive, whether or not it is there. ``class_path`` is the order of entries that it is made for."""
+    """An archive, whether or not it is there, and the jars before Spark's own on the class path it is made for."""
 
     path: Path
-    class_path: tuple[str, ...]
-    java: Path
+    jars: tuple[Path, ...]
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -51,12 +50,12 @@ def class_archive(cache: Path) -> ClassArchive | None:
     """The archive for this JDK and these jars; None where there is no JDK that could have one."""
     java = java_program()
     libjvm = _libjvm(java) if java else None
-    if java is None or libjvm is None:
+    if libjvm is None:
         return None
     spark, ours = spark_jars_folder(), [jar.path(cache) for jar in pinned_jars()]
     facts = [str(FORMAT_VERSION), *JVM_OPTIONS, *_described([libjvm, *ours, *sorted(spark.glob("*.jar"))])]
     name = f"{_hash([str(spark)])[:12]}-{_hash(facts)[:32]}.jsa"
-    return ClassArchive(cache / "cds" / name, (*map(str, ours), f"{spark}/*"), java)
+    return ClassArchive(cache / "cds" / name, tuple(ours))
 
 
 def archive_options(cache: Path) -> tuple[str, ...]:

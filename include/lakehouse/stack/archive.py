@@ -14,8 +14,9 @@ from pathlib import Path
 
 from lakehouse.core.class_archive import JVM_OPTIONS, SHORT_JOB, SILENT, ClassArchive, class_archive
 from lakehouse.core.errors import LakehouseError
+from lakehouse.core.jars import spark_jars_folder
 from lakehouse.core.settings import load_settings
-from lakehouse.core.spark_conf import java_options
+from lakehouse.core.spark_conf import CONF_FILE, java_options, write_conf
 from lakehouse.stack.files import file_lock
 from lakehouse.stack.local import down
 
@@ -24,9 +25,11 @@ _KEPT = ("LAKEHOUSE_SPARK_DRIVER_MEMORY",)
 
 Train = Callable[[Path], str]
 """Runs what is worth remembering in a JVM that writes the archive to a path; '' or why it could not."""
+Check = Callable[[ClassArchive, Path], str]
+"""Tries what was written; '' or why it is of no use."""
 
 
-def make_archive(cache: Path, train: Train, on_start: Callable[[], None] = lambda: None) -> str:
+def make_archive(cache: Path, train: Train, check: Check, on_start: Callable[[], None] = lambda: None) -> str:
     """Make the archive for this installation unless it is there. Returns '' or the reason why there is none.
 
     A job without an archive starts more slowly, and works: so nothing is raised. An archive appears whole or not at
@@ -39,17 +42,18 @@ def make_archive(cache: Path, train: Train, on_start: Callable[[], None] = lambd
         return ""
     try:
         with file_lock(cache / "cds.lock", _SECONDS, "making the class archive"):
-            return "" if archive.path.is_file() else _make(archive, train, on_start)
+            return "" if archive.path.is_file() else _make(archive, train, check, on_start)
     except (LakehouseError, OSError, subprocess.SubprocessError) as error:
         return str(error)
 
 
-def _make(archive: ClassArchive, train: Train, on_start: Callable[[], None]) -> str:
+def _make(archive: ClassArchive, train: Train, check: Check, on_start: Callable[[], None]) -> str:
     on_start()
     archive.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.path.parent, prefix=".making-") as folder:
         made = Path(folder) / archive.path.name
-        if reason := train(made) or _unusable(archive, made):
+        reason = train(made) or (check(archive, made) if made.is_file() else "the JVM wrote no archive")
+        if reason:
             return reason
         os.replace(made, archive.path)
     for outdated in archive.outdated():
@@ -57,13 +61,26 @@ def _make(archive: ClassArchive, train: Train, on_start: Callable[[], None]) -> 
     return ""
 
 
-def _unusable(archive: ClassArchive, made: Path) -> str:
-    """Why the JVM does not take the archive; '' when it does."""
-    if not made.is_file():
-        return "the JVM wrote no archive"
-    command = [str(archive.java), "-Xshare:on", f"-XX:SharedArchiveFile={made}", *JVM_OPTIONS]
-    command += ["-cp", os.pathsep.join(archive.class_path), "-version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def refusal(archive: ClassArchive, made: Path) -> str:
+    """Why a JVM that Spark starts does not take the archive; '' when it does."""
+    options = ["-Xshare:on", f"-XX:SharedArchiveFile={made}"]
+    conf = write_conf(
+        made.parent / "conf",
+        {
+            "spark.driver.extraClassPath": os.pathsep.join(map(str, archive.jars)),
+            "spark.driver.defaultJavaOptions": java_options(options),
+            "spark.driver.extraJavaOptions": java_options(JVM_OPTIONS),
+        },
+    )
+    submit = str(spark_jars_folder().parent / "bin" / "spark-submit")
+    done = subprocess.run(
+        [submit, "--properties-file", str(conf / CONF_FILE), "--version"],
+        env={**os.environ, "SPARK_CONF_DIR": str(conf / "nothing")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     return "the JVM does not take the archive: " + _last_line(done.stdout + done.stderr) if done.returncode else ""
 
 
