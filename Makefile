@@ -43,9 +43,10 @@ up: check-java $(STAMP) ## Start the local servers
 down: ## Stop the local servers; data and credentials are kept
 	@if test -x $(LAKEHOUSE); then $(LAKEHOUSE) down; else echo "nothing is set up here"; fi
 
-# Two processes, each with a session and servers of its own: one waits for servers or plans while the other computes.
-# A file stays in one process. WORKERS=0 runs all in this one.
-WORKERS ?= 2
+# Three processes on two cores, each with a session and servers of its own (14 GB in all): while one waits for a server
+# or a child, the others compute; with two, a quarter of the machine was idle. A file stays in one process. WORKERS=0
+# runs all in this one.
+WORKERS ?= 3
 
 test: check-java $(STAMP) ## Run every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

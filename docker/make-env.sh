@@ -65,7 +65,7 @@ LAKEHOUSE_CONNECT_READER_TOKEN=$(password)
 
 # Airflow. You sign in as admin, operator or viewer, with the passwords that stand here.
 STACK_AIRFLOW_USERS='{"admin": "$(password)", "operator": "$(password)", "viewer": "$(password)"}'
-STACK_AIRFLOW_DATABASE_URL=postgresql+psycopg2://lakehouse_airflow:$airflow@postgres:5432/airflow
+STACK_AIRFLOW_DATABASE_URL=postgresql+psycopg2://lakehouse_airflow:$airflow@postgres:5432/lakehouse_airflow
 STACK_AIRFLOW_FERNET_KEY=$(random 32 44)
 STACK_AIRFLOW_JWT_SECRET=$(random 48 64)
 STACK_AIRFLOW_SECRET_KEY=$(random 48 64)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["change_table", "lake", "new_lake", "new_settings", "servers"]
 
 FOLDERS = ("spark", "integration", "faults", "bad_input")
+# What takes many minutes begins first, so that no process works on it alone at the end.
+LONGEST = ("test_kills", "test_real_data", "test_histories", "test_history_mutants", "test_pipeline", "test_star")
 # PySpark's sockets to its JVM, and the connections that PyIceberg's catalog keeps in a pool.
 LEFT_TO_THE_COLLECTOR = ("unclosed <socket", "<psycopg.Connection")
 SEED = "LAKEHOUSE_TEST_SEED"
@@ -38,8 +40,10 @@ hypothesis_settings.load_profile("lakehouse")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the folder that they are in."""
+    """Mark tests by the folder that they are in, and begin with the longest files; the others stay in order."""
     here = Path(__file__).parent
+    first = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: len(first) if "unit" in item.path.parts else first.get(item.path.stem, len(first)))
     for item in items:
         if item.path.is_relative_to(here):
             folder = item.path.relative_to(here).parts[0]

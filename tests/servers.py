@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -18,6 +18,28 @@ if TYPE_CHECKING:
     from lakehouse.engine.publish import Lake
 
 NewLake = Callable[[], "Lake"]
+
+
+def as_catalog_user(settings: Settings, **options: Any) -> psycopg.Connection:
+    """A connection to the catalog's database, as whoever writes tables."""
+    return psycopg.connect(
+        host=settings.postgres_host,
+        port=settings.postgres_port,
+        dbname=settings.catalog_database,
+        user=settings.catalog_user,
+        password=settings.catalog_password.get_secret_value(),
+        **options,
+    )
+
+
+def cut_locks(lake: Lake) -> None:
+    """Let the server end the one connection that holds the locks of this lake."""
+    with as_catalog_user(lake.settings) as other:
+        cut = other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchall()
+    assert cut == [(True,)]
 
 
 @pytest.fixture(scope="session")

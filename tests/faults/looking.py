@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 import psycopg
 from tests.faults.cases import WAVES, Case, contracts, published
+from tests.servers import as_catalog_user
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
@@ -166,14 +167,7 @@ class Looking:
 
     def connect(self) -> psycopg.Connection:
         """A connection of the catalog's owner."""
-        mine = self.settings
-        return psycopg.connect(
-            host=mine.postgres_host,
-            port=mine.postgres_port,
-            dbname=mine.catalog_database,
-            user=mine.catalog_user,
-            password=mine.catalog_password.get_secret_value(),
-        )
+        return as_catalog_user(self.settings)
 
     def all_tables(self) -> list[TableName]:
         return catalog_tables(self.catalog)

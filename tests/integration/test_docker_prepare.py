@@ -81,7 +81,7 @@ def test_it_says_what_is_there_now_and_no_secret(said: str, here: Here, settings
     assert said == (
         f"PostgreSQL at 127.0.0.1:{settings.postgres_port}: roles lakehouse_transform, lakehouse_reader, "
         "lakehouse_backup, lakehouse_restorer, crm_owner, lakehouse_ingest, lakehouse_airflow; "
-        "databases lakehouse_catalog, sources, airflow\n"
+        "databases lakehouse_catalog, sources, lakehouse_airflow\n"
         f"S3 at {settings.s3_endpoint}: buckets landing, warehouse\n"
     )
 

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 import psycopg
 import pytest
 from tests.integration.test_publish import Numbers, branches, numbers, run
+from tests.servers import as_catalog_user
 from typer.testing import CliRunner
 
 from lakehouse.core.errors import GateFailed
@@ -196,15 +197,8 @@ def test_a_fork_that_nobody_confirmed_is_forgotten(shared: Lake, table: TableNam
 
 
 def _connect(settings: Settings, pid: int) -> psycopg.Connection:
-    return psycopg.connect(
-        host=settings.postgres_host,
-        port=settings.postgres_port,
-        dbname=settings.catalog_database,
-        user=settings.catalog_user,
-        password=settings.catalog_password.get_secret_value(),
-        application_name=f"lakehouse-lock {socket.gethostname()}:{pid}",
-        autocommit=True,
-    )
+    """Looks like the lock connection of some process of this host."""
+    return as_catalog_user(settings, application_name=f"lakehouse-lock {socket.gethostname()}:{pid}", autocommit=True)
 
 
 def test_a_lock_whose_process_has_ended_is_released(shared: Lake, table: TableName) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
+from tests.servers import cut_locks
 
 from lakehouse.core.errors import ConcurrentCommit, GateFailed, IntegrityError, TableBusy, TransientError
 from lakehouse.core.failpoints import FailpointHit
@@ -236,24 +236,9 @@ def test_a_failed_gate_leaves_main_and_keeps_the_branch(shared: Lake, table: Tab
 
 
 def test_a_lost_lock_publishes_nothing(shared: Lake, table: TableName) -> None:
-    def cut() -> None:
-        settings = shared.settings
-        with psycopg.connect(
-            host=settings.postgres_host,
-            port=settings.postgres_port,
-            dbname=settings.catalog_database,
-            user=settings.catalog_user,
-            password=settings.catalog_password.get_secret_value(),
-        ) as other:
-            cut = other.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database ="
-                " (SELECT oid FROM pg_database WHERE datname = current_database())"
-            ).fetchall()
-        assert cut == [(True,)]
-
     run(shared, table, 1)
     with pytest.raises(TransientError, match="lock was lost"):
-        run(shared, table, 2, cut)
+        run(shared, table, 2, lambda: cut_locks(shared))
     assert numbers(shared, table) == [1]
     run(shared, table, 2)
     assert (numbers(shared, table), branches(shared, table)) == ([1, 2], [])

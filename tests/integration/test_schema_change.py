@@ -351,6 +351,8 @@ class Commands:
 @pytest.fixture
 def commands(new_lake: NewLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     """The commands, on a lake whose contracts are in a folder."""
+    import lakehouse.cli.main  # noqa: F401 - before its settings are replaced, or modules keep these for good
+
     lake = new_lake()
     mine = lake.settings.model_copy(update={"contracts": tmp_path / "contracts"})
 

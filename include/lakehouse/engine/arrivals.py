@@ -132,7 +132,7 @@ class _Snapshots(_Arriving):
         late = [*self.rejudged(), *self._replaced(), *self._withdrawn(), *self._inserted()]
         fresh = self._fresh()
         if len(fresh) == 1:
-            compared = compare(self.target, self.silver, fresh[0], self.intake.rows.get(fresh[0][0], 0))
+            compared = compare(self.target, self.silver, fresh[0], self.intake.counted.of([fresh[0][0]]).total())
             if compared is not None and self._is_sound(compared):
                 return self._from_comparison(compared, late)
         if self.intake.unjudged:

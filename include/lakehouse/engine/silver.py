@@ -147,8 +147,9 @@ class Silver:
 class Intake:
     """What a table takes in one pass: the live batches before and after, and counts of the rows that are new to it.
 
-    ``rows`` is the number of rows of each added batch; ``since`` the greatest effective time consumed before, as text.
-    Snapshots in ``unjudged`` may still close too many keys; ``quarantined`` is the number of rows refused before.
+    ``counts`` has the rows by status of all that will be live, ``counted`` those of the batches that were looked at;
+    ``since`` is the greatest effective time consumed before, as text. Snapshots in ``unjudged`` may still close too
+    many keys; ``quarantined`` is the number of rows refused before.
     """
 
     contract: Contract
@@ -160,13 +161,12 @@ class Intake:
     held: Mapping[int, str]
     report: TableReport
     counts: Mapping[str, int]
+    counted: Counted
     max_effective: str
-    rows: Mapping[int, int]
     since: str = ""
     rebuild: bool = False
     unjudged: frozenset[int] = frozenset()
     quarantined: int = 0
-    counted: Counted = field(default_factory=lambda: Counted(TableName("silver", "none")))
     verdicts: tuple[Verdict, ...] = ()
     rejudged: Rejudged | None = None
     """What a replay found of the rows that the table has taken already."""
@@ -238,13 +238,12 @@ def take(
         held=held,
         report=replace(counted.report(live - done), held=held),
         counts=_total(silver, head, counted, live, done),
+        counted=counted,
         max_effective=max("" if replay else since, counted.max_effective, _latest_snapshot(silver, found, live)),
-        rows={batch: sum(statuses.values()) for batch, statuses in counted.statuses.items()},
         since=since,
         rebuild=rebuild,
         unjudged=waits & live,
         quarantined=head.stamp.counts.get("quarantined", 0) if head.stamp else 0,
-        counted=counted,
         verdicts=seen.verdicts,
     )
 

@@ -9,7 +9,7 @@ role                  rights
 ``lakehouse_restorer`` may connect to the catalog
 ``crm_owner``         owns the sample source database
 ``lakehouse_ingest``  reads the sample source
-``lakehouse_airflow`` owns Airflow's database
+``lakehouse_airflow`` owns Airflow's database, and may connect to no other
 ====================  ========================================================================
 """
 
@@ -32,8 +32,8 @@ SOURCES_OWNER = "crm_owner"
 INGEST = "lakehouse_ingest"
 BACKUP = "lakehouse_backup"
 RESTORER = "lakehouse_restorer"
-AIRFLOW_DATABASE = "airflow"
 AIRFLOW = "lakehouse_airflow"
+AIRFLOW_DATABASE = "lakehouse_airflow"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import psycopg
 import pytest
 from tests.faults.lost_reply.conftest import PATIENT_SECONDS, Faulty
 from tests.faults.lost_reply.numbers import (
@@ -25,6 +24,7 @@ from tests.faults.lost_reply.numbers import (
     stranger,
 )
 from tests.faults.lost_reply.proxy import Fault, Verb
+from tests.servers import cut_locks
 
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import IntegrityError, LakehouseError, TableBusy, TransientError
@@ -290,23 +290,6 @@ def test_a_lock_server_that_never_answers_ends_the_run(faulty: Faulty, table: Ta
     assert numbers(faulty.other, table) == [1, 2, 3]
     run(faulty.other, table, 5)
     assert_sound(faulty.other, table, 5)
-
-
-def cut_locks(lake: Lake) -> None:
-    """The server ends every connection that holds a lock of this lake."""
-    settings = lake.settings
-    with psycopg.connect(
-        host=settings.postgres_host,
-        port=settings.postgres_port,
-        dbname=settings.catalog_database,
-        user=settings.catalog_user,
-        password=settings.catalog_password.get_secret_value(),
-    ) as other:
-        cut = other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database ="
-            " (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ).fetchall()
-    assert cut == [(True,)]
 
 
 def test_a_rebuild_whose_reply_is_lost_is_found_in_the_catalog(faulty: Faulty, table: TableName) -> None:
