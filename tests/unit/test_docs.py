@@ -12,6 +12,7 @@ import pytest
 from lakehouse.cli.main import app
 from lakehouse.cli.reference import commands, render
 from lakehouse.core.settings import PROJECT_ROOT, Settings
+from lakehouse.stack.prepare import RolePasswords
 
 PAGES = sorted([PROJECT_ROOT / "README.md", *(PROJECT_ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -101,7 +102,7 @@ def test_links_resolve(page: Path) -> None:
 
 
 def test_settings_that_documents_name_exist() -> None:
-    known = {f"LAKEHOUSE_{name.upper()}" for name in Settings.model_fields}
+    known = {f"LAKEHOUSE_{name.upper()}" for name in (*Settings.model_fields, *RolePasswords.model_fields)}
     named: set[str] = set()
     for page in PAGES:
         named |= set(re.findall(r"(?<![A-Z0-9_])LAKEHOUSE_[A-Z0-9_]*[A-Z0-9]", page.read_text("utf-8")))

@@ -18,6 +18,7 @@ from lakehouse.core.spark_place import place_of
 
 if TYPE_CHECKING:
     from lakehouse.stack.model import StackStatus
+    from lakehouse.stack.prepare import Prepared
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 Spark = Annotated[bool, typer.Option("--spark", help="Also start Spark Connect servers, so that jobs start warm.")]
@@ -27,7 +28,7 @@ _COLOURS = {"up": "green"}
 
 def register(app: typer.Typer) -> None:
     """Add this area's commands to the application."""
-    for command in (setup, up, down, status):
+    for command in (setup, up, down, status, prepare):
         app.command()(command)
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(context_settings=passed_on)(airflow)
@@ -126,6 +127,26 @@ def status(as_json: AsJson = False) -> None:
     _print_status(found, as_json)
     if not found.is_up:
         raise typer.Exit(StackError.exit_code)
+
+
+def prepare(as_json: AsJson = False) -> None:
+    """Make roles, databases and buckets on servers that something else starts, such as containers.
+
+    PostgreSQL is only checked where its superuser's password is not given. Doing it again changes nothing.
+    """
+    from lakehouse.stack.prepare import prepare as make_ready
+
+    done = make_ready(load_settings())
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done)))
+        return
+    for line in _prepared(done):
+        typer.echo(line)
+
+
+def _prepared(done: Prepared) -> tuple[str, str]:
+    made = f"roles {', '.join(done.roles)}; databases {', '.join(done.databases)}" if done.roles else "only checked"
+    return f"PostgreSQL at {done.postgres}: {made}", f"S3 at {done.s3}: buckets {', '.join(done.buckets)}"
 
 
 def _print_status(found: StackStatus, as_json: bool) -> None:

@@ -1,7 +1,8 @@
-"""Settings: one typed object, from ``LAKEHOUSE_*``, then the local stack's own file, then defaults.
+"""Settings: one typed object, from ``LAKEHOUSE_*``, then the local stack's own file, then secret files, then defaults.
 
 ``lakehouse up`` writes ``stack.env`` (mode 0600) into the state folder; whatever is set in the environment wins over
-it, so any server is replaced by an external one with a setting. Secrets are never in code or argv.
+it, so any server is replaced by an external one with a setting. In a container secrets are files: ``LAKEHOUSE_SECRETS``
+names their folder, and a file is called as the variable that it stands for. Secrets are never in code or argv.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlparse
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -21,6 +22,7 @@ from lakehouse.core.spark_place import OWN_PROCESS, place_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 CATALOG = "lakehouse"
+_SOURCES = "environment, stack.env or LAKEHOUSE_SECRETS"
 
 
 class Settings(BaseSettings):
@@ -29,6 +31,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LAKEHOUSE_", env_nested_delimiter="__", extra="ignore", frozen=True)
 
     home: Path = Field(PROJECT_ROOT / ".lakehouse", description="State of the local stack: data, logs, credentials.")
+    secrets: Path | None = Field(
+        None, description="Folder of files that stand for variables, such as lakehouse_catalog_password: /run/secrets."
+    )
     cache: Path = Field(Path.home() / ".cache" / "lakehouse", description="Jars and built servers, shared by clones.")
     contracts: Path = Field(PROJECT_ROOT / "include" / "contracts", description="Where the contracts are.")
     dbt: Path = Field(PROJECT_ROOT / "include" / "dbt", description="The dbt project of the gold layer.")
@@ -162,8 +167,9 @@ class Settings(BaseSettings):
         return self.model_copy(update={"catalog_user": self.reader_user, "catalog_password": self.reader_password})
 
     def require_servers(self) -> None:
-        """Raise :class:`SettingsError` unless S3 and PostgreSQL are known."""
-        if not self.s3_access_key_id or not self.postgres_port or not self.catalog_password.get_secret_value():
+        """Raise :class:`SettingsError` unless S3 and PostgreSQL are known. A reader needs its own password only."""
+        has_password = self.catalog_password.get_secret_value() or self.reader_password.get_secret_value()
+        if not self.s3_access_key_id or not self.postgres_port or not has_password:
             raise SettingsError(
                 "the lakehouse has no servers yet",
                 where=str(self.home / "stack.env"),
@@ -171,23 +177,50 @@ class Settings(BaseSettings):
             )
 
 
+SettingsModel = TypeVar("SettingsModel", bound=BaseSettings)
+
+
 def load_settings(home: Path | None = None) -> Settings:
-    """Read the environment and the file of the stack in ``home`` (default: LAKEHOUSE_HOME, else ``.lakehouse``).
+    """Read the environment, the file of the stack in ``home`` (default: LAKEHOUSE_HOME, else ``.lakehouse``), and the
+    files of LAKEHOUSE_SECRETS, if that is set.
 
     Raises :class:`SettingsError` listing every wrong value.
     """
     home = home or Path(os.environ.get("LAKEHOUSE_HOME", PROJECT_ROOT / ".lakehouse"))
+    return read_settings(Settings, _env_file=home / "stack.env", home=home)
+
+
+def read_settings(model: type[SettingsModel], **given: object) -> SettingsModel:
+    """Settings of this kind, from the environment and from secret files; raises :class:`SettingsError`."""
     try:
-        return Settings(_env_file=home / "stack.env", home=home)  # type: ignore[call-arg]
+        return model(_secrets_dir=_secrets_folder(), **given)  # type: ignore[arg-type]
     except ValidationError as error:
         wrong = "; ".join(f"LAKEHOUSE_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"settings cannot be used: {wrong}", where="environment or stack.env") from None
-    except UnreadableError as error:  # not the JSON that the field asks for; its message does not quote the value
-        raise SettingsError(
-            f"settings cannot be used: {error}",
-            where="environment or stack.env",
-            todo="LAKEHOUSE_SPARK_CONF is JSON; a connection is LAKEHOUSE_CONNECTIONS__NAME=postgresql://…",
-        ) from None
+        raise SettingsError(f"settings cannot be used: {wrong}", where=_SOURCES) from None
+    except UnreadableError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: UnreadableError) -> SettingsError:
+    """Not the JSON that the field asks for, whose message does not quote the value; or a file that we may not read."""
+    if isinstance(error.__cause__, OSError):
+        return SettingsError(
+            f"{error}: {error.__cause__.strerror}",
+            where=str(error.__cause__.filename),
+            todo="let the account that runs this read the file, and nobody else",
+        )
+    return SettingsError(
+        f"settings cannot be used: {error}",
+        where=_SOURCES,
+        todo="LAKEHOUSE_SPARK_CONF is JSON; a connection is LAKEHOUSE_CONNECTIONS__NAME=postgresql://…",
+    )
+
+
+def _secrets_folder() -> Path | None:
+    named = os.environ.get("LAKEHOUSE_SECRETS", "")
+    if named and not Path(named).is_dir():
+        raise SettingsError("LAKEHOUSE_SECRETS is no folder", where=named, todo="correct it, or unset it")
+    return Path(named) if named else None
 
 
 @lru_cache(maxsize=1)

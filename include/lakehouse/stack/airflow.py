@@ -18,7 +18,6 @@ from urllib.parse import urlparse
 
 import psutil
 
-from lakehouse.contracts.index import compile_for
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import credentials, external, ports, roles
@@ -44,6 +43,8 @@ def identity(home: Path) -> Identity:
 
 def launch(settings: Settings, kept: Credentials, home_lines: dict[str, str]) -> Launch:
     """How to start it; ``home_lines`` are those of ``stack.env`` as they will be. Compiles the contracts' index."""
+    from lakehouse.contracts.index import compile_for  # jars are fetched where there are no contracts yet
+
     _require_project(settings)
     compile_for(settings)
     data = identity(settings.home).data

