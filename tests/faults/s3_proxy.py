@@ -18,7 +18,9 @@ _CODES = {500: b"InternalError", 503: b"SlowDown"}
 
 @dataclass
 class S3Fault:
-    """What happens to requests, ``times`` of them (None: all): an answer with a status, or a reset inside the body.
+    """What happens to requests, ``times`` of them (None: all): an answer with a status, or a reset inside the request.
+
+    One without a body never reaches the server: it would answer, and the answer could come before the reset.
 
     ``meanwhile`` runs at the first one.
     """
@@ -55,8 +57,9 @@ class _S3Connection(Connection):
             if fault and fault.status:
                 self._refuse(fault.status, method)
                 return
-            self.send(self.server, head + b"\r\n\r\n")
-            rest = self._pass_body(rest, length // 2 if fault else length)
+            if length or not fault:
+                self.send(self.server, head + b"\r\n\r\n")
+                rest = self._pass_body(rest, length // 2 if fault else length)
             if fault:
                 self.reset()
                 return

@@ -169,7 +169,9 @@ def test_server_that_was_never_written_down_is_found_and_stopped(home: Path) -> 
         identity.record_path.unlink(missing_ok=True)
     assert not status(load_settings()).is_up
     assert set(down(load_settings()).kinds) == {"postgres", "minio"}
-    assert processes_of(home) == [] and not any(psutil.pid_exists(pid) for pid in pids(found))
+    gone = pids(found)
+    assert [one for one in psutil.process_iter() if one.pid in gone and processes.is_alive(one)] == []
+    assert processes_of(home) == []
 
 
 @pytest.mark.parametrize("seconds", [0.6, 0.9, 1.3])
