@@ -28,10 +28,10 @@ BATCHES = (0, 1, 0, 2)
 REFUSED = (0, 2, 3)
 """The waves whose batches have rows that go to quarantine."""
 SIZES: Mapping[Kind, int] = {
-    **{"fact": 11, "feed": 8, "snapshot": 9, "bronze": 11},
-    **{"whole": 5, "landing": 8, "decision": 5, "gold": 3},
+    **{"fact": 7, "feed": 5, "snapshot": 6, "bronze": 15},
+    **{"whole": 5, "landing": 13, "decision": 7, "gold": 3},
 }
-"""How many of each kind there are, the one that is never killed included."""
+"""How many of each kind there are, the one that is never killed included: enough for every step of a kind to be met."""
 Row = dict[str, Any]
 
 

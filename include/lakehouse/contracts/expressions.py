@@ -12,6 +12,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sqlglot
 from sqlglot import exp
@@ -61,6 +62,8 @@ _CAST_TYPES = {
     "TIMESTAMPLTZ": "timestamp",
 }
 _SIZED_TEXT = re.compile(r"\b(var)?char\s*\(", re.IGNORECASE)  # the parser forgets the size, so it never sees one
+# Every table of a run asks for the same expressions again, a dozen times each.
+_REMEMBERED = 4096
 _PARTS = frozenset("this expression expressions to true false ifs default low high is_string safe typed table".split())
 
 
@@ -99,7 +102,12 @@ def compile_check(text: str, columns: Mapping[str, DataType]) -> str:
 
 def compile_typed(text: str, columns: Mapping[str, DataType]) -> Compiled:
     """Compile an expression over typed columns. Raises :class:`ExpressionError` with every problem."""
-    compiler = _Compiler(columns)
+    return _compiled(text, tuple(columns.items()))
+
+
+@lru_cache(_REMEMBERED)
+def _compiled(text: str, columns: tuple[tuple[str, DataType], ...]) -> Compiled:
+    compiler = _Compiler(dict(columns))
     try:
         result = compiler.emit(parse(text))
     except RecursionError:
@@ -109,9 +117,10 @@ def compile_typed(text: str, columns: Mapping[str, DataType]) -> Compiled:
     return Compiled(result.sql, result.type, frozenset(compiler.read))
 
 
-def source_columns(text: str) -> set[str]:
+@lru_cache(_REMEMBERED)
+def source_columns(text: str) -> frozenset[str]:
     """Names of the columns that an expression reads. Raises :class:`ExpressionError` where it is no expression."""
-    return {column.name for column in parse(text).find_all(exp.Column)}
+    return frozenset(column.name for column in parse(text).find_all(exp.Column))
 
 
 def parse(text: str) -> exp.Expression:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 
 import boto3
@@ -62,6 +62,26 @@ class ObjectInfo:
     modified_at: datetime | None = None
 
 
+@cache
+def _client(endpoint: str, region: str, key_id: str, secret: str, timeout_seconds: float) -> S3Client:
+    """The client of a server. Making one takes longer than most requests, and a run asks for it dozens of times."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint or None,
+        region_name=region,
+        aws_access_key_id=key_id or None,
+        aws_secret_access_key=secret or None,
+        config=Config(
+            s3={"addressing_style": "path" if endpoint else "auto"},
+            max_pool_connections=CONNECTIONS,
+            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            connect_timeout=min(5, timeout_seconds / 2),
+            read_timeout=timeout_seconds / 2,
+            tcp_keepalive=True,
+        ),
+    )
+
+
 class Reader(Protocol):
     """Whatever can be read in pieces."""
 
@@ -83,20 +103,8 @@ class ObjectStore:
     def open(cls, settings: Settings, bucket: str | None = None) -> ObjectStore:
         """The bucket (default: the landing bucket) on the server that the settings name. Opens no connection yet."""
         secret = settings.s3_secret_access_key.get_secret_value()
-        client = boto3.client(
-            "s3",
-            endpoint_url=settings.s3_endpoint or None,
-            region_name=settings.s3_region,
-            aws_access_key_id=settings.s3_access_key_id or None,
-            aws_secret_access_key=secret or None,
-            config=Config(
-                s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
-                max_pool_connections=CONNECTIONS,
-                retries={"mode": "standard", "total_max_attempts": _TRIES},
-                connect_timeout=min(5, settings.s3_timeout_seconds / 2),
-                read_timeout=settings.s3_timeout_seconds / 2,
-                tcp_keepalive=True,
-            ),
+        client = _client(
+            settings.s3_endpoint, settings.s3_region, settings.s3_access_key_id, secret, settings.s3_timeout_seconds
         )
         return cls(client, bucket or settings.landing_bucket, settings.s3_timeout_seconds)
 
