@@ -73,7 +73,7 @@ def project(lake: Lake, spark: SparkSession, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "120")
 
     @contextmanager
-    def session(current: Settings, name: str, *, read_only: bool = False) -> Iterator[SparkSession]:
+    def session(current: Settings, name: str, *, read_only: bool = False, **_: Any) -> Iterator[SparkSession]:
         yield session_of(spark, current, read_only=read_only)
 
     monkeypatch.setattr("lakehouse.engine.run.session", session)

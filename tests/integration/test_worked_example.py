@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -65,7 +66,7 @@ def project(lake: Lake, spark: SparkSession, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
 
     @contextmanager
-    def session(current: Settings, name: str, *, read_only: bool = False) -> Iterator[SparkSession]:
+    def session(current: Settings, name: str, *, read_only: bool = False, **_: Any) -> Iterator[SparkSession]:
         yield session_of(spark, current, read_only=read_only)
 
     monkeypatch.setattr("lakehouse.engine.session.session", session)
