@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,28 +209,6 @@ def test_two_runs_of_everything_at_once(new_lake: NewLake, sources: Mapping[int,
     assert all(account(lake, each) for each in ALL)
     assert lake.spark.table("gold.sales_star").count() == count(lake, SALES.silver_table("fact_sales_line"))
     assert unpublished(lake, all_tables(ALL)) == []
-
-
-def test_killed_runs_are_completed_by_the_next(
-    new_lake: NewLake, sources: Mapping[int, Path], final: Lake, tmp_path: Path
-) -> None:
-    """kill -9 of real runs, one after another on one lake, before and after what makes a commit visible."""
-    shutil.copytree(PROJECT_ROOT / "include" / "contracts" / "crm", tmp_path / "crm")
-    for path in (tmp_path / "crm").glob("customers*"):
-        path.unlink()
-    lake = new_lake()
-    land_files(lake, [CATALOGUE], sources[2])
-    bronze = []
-    for point in ("publish.before_fast_forward", "publish.after_fast_forward"):
-        armed = {"LAKEHOUSE_FAILPOINTS": f"{point}=kill", "LAKEHOUSE_CONTRACTS": str(tmp_path)}
-        done = lakehouse(lake, "run", "--no-gold", **armed)
-        assert done.returncode == -9, done.stderr[-2000:]
-        bronze.append(count(lake, CATALOGUE.bronze_table))
-    assert bronze[0] == 0 < bronze[1] == count(final, CATALOGUE.bronze_table)
-    run(lake, [CATALOGUE])
-    assert fingerprints(lake, [CATALOGUE]) == fingerprints(final, [CATALOGUE])
-    assert quarantine(lake, [CATALOGUE]) == quarantine(final, [CATALOGUE])
-    assert unpublished(lake, all_tables([CATALOGUE])) == []
 
 
 @dataclass(frozen=True)
