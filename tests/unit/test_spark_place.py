@@ -318,16 +318,24 @@ with ending_when_told():
         print("ready", flush=True)
         threading.Event().wait()
     finally:
+        print("releasing", flush=True)
+        sys.stdin.readline()
         print("released", flush=True)
 """
 
 
 def test_a_process_that_is_told_to_end_releases_what_it_has() -> None:
-    process = subprocess.Popen([sys.executable, "-c", TOLD], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout as said:
+    """Its parent's end tells it twice: by the kernel, and by its own watch."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None and process.stdout is not None
+    with process.stdin as answer, process.stdout as said:
         assert said.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
+        assert said.readline() == "releasing\n"
+        process.send_signal(signal.SIGTERM)
+        answer.write("\n")
         assert said.readline() == "released\n"
     assert process.wait(120) == 128 + signal.SIGTERM
 
