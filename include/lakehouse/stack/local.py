@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import Settings
+from lakehouse.core.spark_place import OWN_SERVER
 from lakehouse.stack import (
     airflow,
     buckets,
@@ -60,7 +61,8 @@ def up(
 ) -> StackStatus:
     """Start what doesn't run, make it ready, and write ``stack.env``; nothing happens to what is up already.
 
-    With ``spark``, or where jobs are meant to run there, the Spark Connect servers as well.
+    With ``spark``, or where jobs are meant to run there, the Spark Connect servers as well; and jobs run there then,
+    unless the environment says otherwise.
 
     Call :func:`lakehouse.core.settings.load_settings` afterwards. Raises :class:`StackError` when a server cannot be
     started, or an external one cannot be used.
@@ -115,8 +117,8 @@ def status(settings: Settings) -> StackStatus:
         external.s3_status(settings) if external.is_s3_external(settings) else _local_status(s3_server),
         *_airflow_status(settings.home),
     )
-    wanted = [one for one in connect.identities(settings.home) if connect.is_wanted(settings, one, asked=False)]
-    servers = (*servers, *map(_local_status, wanted))
+    if settings.spark_master == OWN_SERVER or connect.are_wanted(settings, asked=False):
+        servers = (*servers, *map(_local_status, connect.identities(settings.home)))
     notices = (_STAND_IN,) if any(server.kind == "moto" for server in servers) else ()
     return StackStatus(str(settings.home), servers, notices)
 
@@ -235,12 +237,18 @@ def _s3_launch(settings: Settings, kept: Credentials, identity: Identity, progra
 
 
 def _spark_up(settings: Settings, kept: Credentials, lines: dict[str, str], *, asked: bool) -> None:
-    """The Spark Connect servers, with the settings that jobs will read from ``stack.env``."""
+    """The Spark Connect servers, with the settings that jobs will read from ``stack.env``.
+
+    While they run, jobs and consoles of this home use them, unless somebody chose another place.
+    """
+    if not connect.are_wanted(settings, asked=asked):
+        return
     for identity, read_only in zip(connect.identities(settings.home), (False, True), strict=True):
-        if connect.is_wanted(settings, identity, asked=asked):
-            launch = connect.launch(_as_written(settings, lines), kept, identity, read_only=read_only)
-            new = partial(credentials.connect_lines, kept, read_only=read_only)
-            supervisor.ensure_up(identity, launch, _remember(settings.home, lines, new))
+        launch = connect.launch(_as_written(settings, lines), kept, identity, read_only=read_only)
+        new = partial(credentials.connect_lines, kept, read_only=read_only)
+        supervisor.ensure_up(identity, launch, _remember(settings.home, lines, new))
+    if not connect.is_place_chosen(settings):
+        lines[connect.PLACE] = OWN_SERVER
 
 
 def _as_written(settings: Settings, lines: dict[str, str]) -> Settings:
