@@ -260,6 +260,19 @@ def test_a_server_that_is_there_is_used_until_it_is_gone(
     assert (spark_up(one.home, kept, asked=False), started) == ("local[*]", both * 2), "after `down`, `up` stays small"
 
 
+def test_up_tells_how_things_are_now_and_not_before_the_last_down(
+    servers: tuple[Settings, credentials.Credentials], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, kept = servers
+    assert spark_up(one.home, kept, asked=True) == "connect"
+    for name in ("_postgres_up", "_s3_up"):
+        monkeypatch.setattr(local, name, lambda *_: None)
+    del started[:]
+    told = local.up(load_settings(one.home))
+    assert ([server.kind for server in told.servers], started) == (["postgres", "minio"], [])
+    assert load_settings(one.home).spark_master == "local[*]"
+
+
 @pytest.mark.parametrize("place", ["local[*]", "local[2]", "connect", "spark://host:7077"])
 def test_what_somebody_chose_stays(
     place: str,

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import Settings
-from lakehouse.core.spark_place import OWN_SERVER
+from lakehouse.core.spark_place import OWN_PROCESS, OWN_SERVER
 from lakehouse.stack import (
     airflow,
     buckets,
@@ -78,7 +78,7 @@ def up(
         lines = {name: was[name] for name in _KEPT_LINES if name in was}
         _postgres_up(settings, kept, lines)
         _s3_up(settings, kept, lines, console)
-        _spark_up(settings, kept, lines, asked=spark)
+        settings = _spark_up(settings, kept, lines, asked=spark)
         credentials.write_stack_env(home, lines)
         if with_airflow:
             _airflow_up(settings, kept, lines)
@@ -236,19 +236,26 @@ def _s3_launch(settings: Settings, kept: Credentials, identity: Identity, progra
     )
 
 
-def _spark_up(settings: Settings, kept: Credentials, lines: dict[str, str], *, asked: bool) -> None:
-    """The Spark Connect servers, with the settings that jobs will read from ``stack.env``.
+def _spark_up(settings: Settings, kept: Credentials, lines: dict[str, str], *, asked: bool) -> Settings:
+    """The Spark Connect servers, with the settings that jobs will read from ``stack.env``; where jobs run from now on.
 
     While they run, jobs and consoles of this home use them, unless somebody chose another place.
     """
-    if not connect.are_wanted(settings, asked=asked):
-        return
+    is_chosen, are_wanted = connect.is_place_chosen(settings), connect.are_wanted(settings, asked=asked)
+    if are_wanted:
+        _connect_up(settings, kept, lines)
+    if is_chosen:
+        return settings
+    if are_wanted:
+        lines[connect.PLACE] = OWN_SERVER
+    return settings.model_copy(update={"spark_master": OWN_SERVER if are_wanted else OWN_PROCESS})
+
+
+def _connect_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -> None:
     for identity, read_only in zip(connect.identities(settings.home), (False, True), strict=True):
         launch = connect.launch(_as_written(settings, lines), kept, identity, read_only=read_only)
         new = partial(credentials.connect_lines, kept, read_only=read_only)
         supervisor.ensure_up(identity, launch, _remember(settings.home, lines, new))
-    if not connect.is_place_chosen(settings):
-        lines[connect.PLACE] = OWN_SERVER
 
 
 def _as_written(settings: Settings, lines: dict[str, str]) -> Settings:
