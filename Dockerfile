@@ -60,8 +60,9 @@ ENV AIRFLOW_HOME=/opt/airflow \
     LAKEHOUSE_CACHE=/opt/cache \
     PYTHONPATH=/opt/lakehouse:/opt/lakehouse/include
 USER 50000:0
-# How tasks are tried again stands in the index, as the settings of these names say.
+# How tasks are tried again, and whether Spark is a cluster, stands in the index, as the settings of these names say.
 ARG LAKEHOUSE_TASK_RETRIES=3
 ARG LAKEHOUSE_TASK_RETRY_SECONDS=60
+ARG LAKEHOUSE_SPARK_MASTER=local[*]
 RUN lakehouse contract compile
 CMD ["lakehouse", "--help"]

@@ -37,10 +37,10 @@ setup: check-java $(STAMP) ## Make the environment, fetch the jars and MinIO; no
 demo: check-java $(STAMP) ## Sample sources (or DATA=path, DAYS=n) through the whole lake, on local servers
 	@$(LAKEHOUSE) demo $(if $(DATA),--data "$(DATA)") $(if $(DAYS),--days "$(DAYS)")
 
-up: check-java $(STAMP) ## Start the local servers and Airflow, and say how to log in
-	@$(LAKEHOUSE) up --airflow
+up: check-java $(STAMP) ## Start the local servers, a warm Spark and Airflow, and say how to log in
+	@$(LAKEHOUSE) up --spark --airflow
 
-down: ## Stop the local servers and Airflow; data and credentials are kept
+down: ## Stop all of them; data and credentials are kept
 	@if test -x $(LAKEHOUSE); then $(LAKEHOUSE) down; else echo "nothing is set up here"; fi
 
 # Three processes on two cores, each with a session and servers of its own (14 GB in all): while one waits for a server

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lakehouse.contracts.model import Contract
+from lakehouse.core.answers import answering
 from lakehouse.engine.job import Program, each, has_landed
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.run import RunResult, run_bronze
@@ -19,4 +20,4 @@ def bronze(lake: Lake, contracts: Sequence[Contract], limit: int | None) -> RunR
 PROGRAM = Program("bronze", "Load landed batches into bronze.", bronze, has_landed, is_bounded=True)
 
 if __name__ == "__main__":
-    sys.exit(PROGRAM.run())
+    sys.exit(answering(PROGRAM.run))

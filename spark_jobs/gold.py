@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
+from lakehouse.core.answers import answering
 from lakehouse.engine.gold import Marts, run_gold
 from lakehouse.engine.job import Program, has_stale_marts
 from lakehouse.engine.publish import Lake
@@ -21,4 +22,4 @@ def gold(lake: Lake, contracts: Sequence[Contract], limit: int | None) -> RunRes
 PROGRAM = Program("gold", "Build, test and publish the marts.", gold, has_stale_marts)
 
 if __name__ == "__main__":
-    sys.exit(PROGRAM.run())
+    sys.exit(answering(PROGRAM.run))

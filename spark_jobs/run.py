@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from lakehouse.contracts.model import Contract
+from lakehouse.core.answers import answering
 from lakehouse.core.settings import Settings
 from lakehouse.engine.job import Program, has_pending, has_stale_marts
 from lakehouse.engine.publish import Lake
@@ -27,4 +28,4 @@ PROGRAM = Program(
 )
 
 if __name__ == "__main__":
-    sys.exit(PROGRAM.run())
+    sys.exit(answering(PROGRAM.run))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from lakehouse.contracts.model import Contract
+from lakehouse.core.answers import answering
 from lakehouse.engine.adopt import adopt_contract
 from lakehouse.engine.job import Program, each, has_pending
 from lakehouse.engine.publish import Lake
@@ -31,4 +32,4 @@ def _tables(lake: Lake, contract: Contract) -> Iterator[TableReport | None]:
 PROGRAM = Program("silver", "Take what bronze has into silver and quarantine.", silver, has_pending, is_judging=True)
 
 if __name__ == "__main__":
-    sys.exit(PROGRAM.run())
+    sys.exit(answering(PROGRAM.run))

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from tests.compose import Here, fresh_servers
 
+from lakehouse.core.pools import pools
 from lakehouse.stack.ports import LOOPBACK, any_free
 
 SERVERS = ("airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
@@ -122,6 +123,18 @@ def test_the_generated_password_lets_in_and_no_other(here: Here) -> None:
     logs = "".join(said(here, service) for service in SERVERS)
     assert [user for user, password in passwords.items() if password in logs] == []
     assert "Password for user" not in logs, "Airflow made a password of its own"
+
+
+@pytest.mark.usefixtures("running")
+def test_the_pools_are_those_of_the_native_stack(here: Here) -> None:
+    assert wait_for(lambda: health(here, "airflow-apiserver").returncode == 0, START_SECONDS)
+    token = sign_in(here, "admin", json.loads(here.env["STACK_AIRFLOW_USERS"])["admin"]).json()["access_token"]
+    address = f"{here.moved['http://airflow-apiserver:8080']}/api/v2/pools"
+    answer = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=30).raise_for_status()
+    found = {pool["name"]: (pool["slots"], pool["include_deferred"]) for pool in answer.json()["pools"]}
+    wanted = {pool.name: (pool.slots, False) for pool in pools()}
+    assert len(wanted) == 3
+    assert {name: found.get(name) for name in wanted} == wanted
 
 
 @pytest.mark.usefixtures("running")

@@ -56,6 +56,14 @@ with session(load_settings(), "busy") as spark:
     print("ready", flush=True)
     spark.range(0, 10**14, 1, 2).selectExpr("sum(hash(id))").collect()
 """
+# What a task of Airflow does on a cluster, without a scheduler around it.
+TASK = """
+import json
+from lakehouse.orchestration import submit
+submit.get_current_context = dict
+task = submit.SubmitTakePendingOperator(task_id="take_pending", arguments=())
+print(json.dumps(task.run_command(["run", "--json"]).said))
+"""
 ASK = """
 import sys
 from pydantic import SecretStr
@@ -190,9 +198,12 @@ def test_a_cluster_gives_the_same_tables(
             lakehouse, env=surroundings(mine, more), capture_output=True, text=True, check=True
         ).stdout
         submit = [str(SPARK / "bin" / "spark-submit"), "--properties-file", f"{conf.strip()}/spark-defaults.conf"]
-        answer = told([*submit, str(PROJECT_ROOT / "spark_jobs" / "run.py")], mine, more)
+        answer = told([*submit, str(PROJECT_ROOT / "spark_jobs" / "bronze.py")], mine, more)
         assert (answer["errors"], answer["held"]) == ([], [])
-        assert running.executors() == [1, 1], "both workers were given work"
+        more |= {"AIRFLOW_HOME": str(tmp_path / "airflow"), "AIRFLOW__CORE__LOAD_EXAMPLES": "false"}
+        answer = told([sys.executable, "-c", TASK], mine, more)
+        assert (answer["errors"], answer["held"]) == ([], []) and answer["tables"]
+        assert running.executors() == [2, 2], "both workers were given work by both jobs"
         assert listening(running.processes) <= set(LOOPBACK)
     assert everything(mine) == reference
 

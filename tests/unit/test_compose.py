@@ -77,7 +77,7 @@ OTHER_PLACES = {
 # Airflow's own default, below AIRFLOW_HOME, is what the volume is mounted over.
 LEFT_TO_AIRFLOW = {"AIRFLOW__LOGGING__BASE_LOG_FOLDER"}
 
-COMPILED = ("task_retries", "task_retry_seconds")
+COMPILED = ("task_retries", "task_retry_seconds", "spark_master")
 """Settings that DAGs get by way of the contracts' index."""
 
 # Who may know what. The passwords of roles that no service signs in with are known only where the roles are made.
@@ -299,7 +299,7 @@ def test_airflow_is_set_as_natively(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert environment_of(name).items() >= said.items()
 
 
-def test_how_tasks_are_tried_again_is_compiled_into_the_image() -> None:
+def test_what_dags_are_built_with_is_compiled_into_the_image() -> None:
     dockerfile = (PROJECT_ROOT / "Dockerfile").read_text("utf-8")
     native = {f"LAKEHOUSE_{name.upper()}": str(Settings.model_fields[name].default) for name in COMPILED}
     assert {name: filled_in(value) for name, value in SERVICES["prepare"]["build"]["args"].items()} == native

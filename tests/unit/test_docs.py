@@ -137,3 +137,8 @@ def test_every_decision_is_listed() -> None:
 def test_the_reference_of_commands_is_what_the_commands_say() -> None:
     said = (PROJECT_ROOT / "docs" / "cli.md").read_text("utf-8")
     assert said == render(app), "run `python -m lakehouse.cli.reference > docs/cli.md`"
+
+
+def test_airflows_page_leads_to_the_table_page_and_to_containers() -> None:
+    links = LINK.findall((PROJECT_ROOT / "docs" / "airflow.md").read_text("utf-8"))
+    assert {"page.md", "docker.md", "dags.md", "spark.md", "settings.md"} <= set(links)

@@ -20,9 +20,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from lakehouse.contracts.index import Timing
 from lakehouse.core import errors
+from lakehouse.core.names import TableName
 from lakehouse.core.process import PARENT
 from lakehouse.core.settings import Settings
-from lakehouse.orchestration import alerts, assets, jobs, operators, upkeep
+from lakehouse.orchestration import alerts, assets, dag_links, jobs, operators, upkeep
 from lakehouse.orchestration.jobs import Answer
 from lakehouse.orchestration.process import Child
 from lakehouse.orchestration.reference import all_dags, project_index
@@ -573,3 +574,15 @@ def test_assets_are_named_as_the_tables_are() -> None:
     assert assets.landing("retail.sales").name == "landing.retail_sales"
     made = [asset.name for asset in assets.made_by(project_index().datasets["crm.catalogue"])]
     assert made == ["bronze.crm_catalogue", "silver.dim_catalogue_product", "quarantine.dim_catalogue_product"]
+
+
+def test_dags_are_looked_for_by_the_assets_that_they_have() -> None:
+    """The page asks Airflow's database for names of assets: they are those of the tasks."""
+    table = TableName("silver", "dim_catalogue_product")
+    asked = {why: query.compile().params for why, query in dag_links._asked(table, "crm.catalogue")}
+    dags = all_dags(project_index())
+    made = {asset.name for task in dags["transform_crm_catalogue"].tasks for asset in task.outlets}
+    landed = {asset.name for task in dags["land_crm_catalogue"].tasks for asset in task.outlets}
+    for why in (dag_links.WRITES, dag_links.STARTS, dag_links.READS):
+        assert set(asked[why].values()) & made == {str(table)}
+    assert set(asked[f"{dag_links.LANDS} crm.catalogue"].values()) & landed == {"landing.crm_catalogue"} == landed

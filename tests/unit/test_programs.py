@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from spark_jobs import bronze, gold, run, silver
+from spark_jobs import bronze, dataset, gold, run, silver
 
 from lakehouse.core.settings import Settings
 from lakehouse.engine import job
 from lakehouse.engine.job import Program
 from lakehouse.engine.run import RunResult
 
-PROGRAMS = {program.name: program for program in (bronze.PROGRAM, silver.PROGRAM, gold.PROGRAM, run.PROGRAM)}
+MODULES = (bronze, silver, dataset, gold, run)
+PROGRAMS = {module.PROGRAM.name: module.PROGRAM for module in MODULES}
 PREDICATES = ("bronze_is_current", "dataset_is_current", "gold_is_current")
 
 
@@ -61,6 +63,7 @@ def test_nothing_starts_where_nothing_is_to_do(
     [
         ("bronze", "bronze_is_current"),
         ("silver", "dataset_is_current"),
+        ("dataset", "dataset_is_current"),
         ("gold", "gold_is_current"),
         ("run", "dataset_is_current"),
         ("run", "gold_is_current"),
@@ -75,3 +78,11 @@ def test_a_session_starts_where_something_is_to_do(
     verb = Program(name, "", lambda *given: done.append(given) or RunResult([], []), program.concerns)  # type: ignore[func-returns-value]
     assert verb.run([]) == 0
     assert (sessions, len(done)) == ([f"lakehouse {name}"], 1)
+
+
+def test_only_the_whole_run_makes_marts(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[list[str]] = []
+    for module in (dataset, run):
+        monkeypatch.setattr(module, "run_waiting", lambda lake, contracts, names, *_: waiting.append(list(names)))
+        module.PROGRAM.verb(cast(Any, None), [cast(Any, SimpleNamespace(name="crm.catalogue"))], None)
+    assert waiting == [["crm.catalogue"], ["crm.catalogue", "gold"]]

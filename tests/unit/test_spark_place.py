@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,11 +20,13 @@ from pydantic import SecretStr, ValidationError
 from lakehouse.core import spark_conf
 from lakehouse.core.connect_conf import CODE, code_fingerprint, server_address, server_conf
 from lakehouse.core.errors import LakehouseError, SettingsError, TransientError
-from lakehouse.core.settings import PROJECT_ROOT, Settings
+from lakehouse.core.settings import PROJECT_ROOT, Settings, load_settings
 from lakehouse.core.spark_conf import place_conf, session_conf
 from lakehouse.core.spark_place import ConnectAddress, place_of
 from lakehouse.engine import connect as client
 from lakehouse.stack import connect, credentials, local
+from lakehouse.stack.processes import Record
+from lakehouse.stack.supervisor import Identity, Launch
 
 PLACES = {
     "local": "process",
@@ -204,14 +207,87 @@ def test_a_server_that_is_not_as_it_should_be_is_started_anew(
     assert len({mark(one), *changed}) == 4
 
 
-def test_servers_are_wanted_when_asked_for_or_when_jobs_run_there(tmp_path: Path) -> None:
-    one, identity = settings(tmp_path), connect.identities(tmp_path)[0]
-    assert not connect.is_wanted(one, identity, asked=False)
-    assert connect.is_wanted(one, identity, asked=True)
-    assert connect.is_wanted(settings(tmp_path, spark_master="connect"), identity, asked=False)
-    assert not connect.is_wanted(settings(tmp_path, spark_master="sc://x"), identity, asked=False)
+def test_servers_are_wanted_when_asked_for_or_when_jobs_run_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = settings(tmp_path)
+    assert not connect.are_wanted(one, asked=False)
+    assert connect.are_wanted(one, asked=True)
+    assert connect.are_wanted(settings(tmp_path, spark_master="connect"), asked=False)
+    assert not connect.are_wanted(settings(tmp_path, spark_master="sc://x"), asked=False)
     kinds = [server.kind for server in local.status(settings(tmp_path, spark_master="connect")).servers]
     assert kinds[2:] == ["connect", "connect-reader"] and len(local.status(one).servers) == 2
+    running = Record(1, 1.0, "java", str(tmp_path), 1, "connect-reader")
+    monkeypatch.setattr(
+        connect.supervisor, "current", lambda identity: running if identity.kind == running.kind else None
+    )
+    assert connect.are_wanted(one, asked=False), "the one that was killed comes back with the other"
+
+
+@pytest.fixture
+def started(servers: tuple[Settings, credentials.Credentials], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of servers that `up` would have started."""
+    found: list[str] = []
+
+    def ensure_up(identity: Identity, launch: Launch, on_port: Callable[[int], None]) -> None:
+        found.append(identity.kind)
+        on_port(7)
+
+    monkeypatch.setattr(local.supervisor, "ensure_up", ensure_up)
+    monkeypatch.delenv("LAKEHOUSE_SPARK_MASTER", raising=False)
+    return found
+
+
+def spark_up(home: Path, kept: credentials.Credentials, *, asked: bool) -> str:
+    """What `up` does for Spark; where jobs run afterwards by what it wrote."""
+    lines: dict[str, str] = {}
+    local._spark_up(settings(home, spark_master=load_settings(home).spark_master), kept, lines, asked=asked)
+    credentials.write_stack_env(home, lines)
+    return load_settings(home).spark_master
+
+
+def test_a_server_that_is_there_is_used_until_it_is_gone(
+    servers: tuple[Settings, credentials.Credentials], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, kept = servers
+    assert (spark_up(one.home, kept, asked=False), started) == ("local[*]", [])
+    both = ["connect", "connect-reader"]
+    assert (spark_up(one.home, kept, asked=True), started) == ("connect", both)
+    assert connect.is_place_chosen(load_settings(one.home)) is False
+    with monkeypatch.context() as patch:
+        patch.setattr(connect.supervisor, "current", lambda identity: object())
+        assert (spark_up(one.home, kept, asked=False), started) == ("connect", both * 2)
+    assert (spark_up(one.home, kept, asked=False), started) == ("local[*]", both * 2), "after `down`, `up` stays small"
+
+
+def test_up_tells_how_things_are_now_and_not_before_the_last_down(
+    servers: tuple[Settings, credentials.Credentials], started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, kept = servers
+    assert spark_up(one.home, kept, asked=True) == "connect"
+    for name in ("_postgres_up", "_s3_up"):
+        monkeypatch.setattr(local, name, lambda *_: None)
+    del started[:]
+    told = local.up(load_settings(one.home))
+    assert ([server.kind for server in told.servers], started) == (["postgres", "minio"], [])
+    assert load_settings(one.home).spark_master == "local[*]"
+
+
+@pytest.mark.parametrize("place", ["local[*]", "local[2]", "connect", "spark://host:7077"])
+def test_what_somebody_chose_stays(
+    place: str,
+    servers: tuple[Settings, credentials.Credentials],
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, kept = servers
+    spark_up(one.home, kept, asked=True)
+    monkeypatch.setenv("LAKEHOUSE_SPARK_MASTER", place)
+    assert spark_up(one.home, kept, asked=True) == place
+    assert "LAKEHOUSE_SPARK_MASTER" not in credentials.read_stack_env(one.home)
+    del started[:]
+    spark_up(one.home, kept, asked=False)
+    assert bool(started) == (place == "connect")
 
 
 def test_jobs_find_the_servers_that_were_started(servers: tuple[Settings, credentials.Credentials]) -> None:
@@ -318,16 +394,24 @@ with ending_when_told():
         print("ready", flush=True)
         threading.Event().wait()
     finally:
+        print("releasing", flush=True)
+        sys.stdin.readline()
         print("released", flush=True)
 """
 
 
 def test_a_process_that_is_told_to_end_releases_what_it_has() -> None:
-    process = subprocess.Popen([sys.executable, "-c", TOLD], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout as said:
+    """Its parent's end tells it twice: by the kernel, and by its own watch."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None and process.stdout is not None
+    with process.stdin as answer, process.stdout as said:
         assert said.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
+        assert said.readline() == "releasing\n"
+        process.send_signal(signal.SIGTERM)
+        answer.write("\n")
         assert said.readline() == "released\n"
     assert process.wait(120) == 128 + signal.SIGTERM
 

@@ -129,6 +129,37 @@ def test_what_is_set_in_the_environment_wins(
     assert told["AIRFLOW_HOME"] == str(tmp_path / "airflow")
 
 
+def test_it_is_started_anew_when_what_its_tasks_inherit_changed(
+    tmp_path: Path, kept: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.contracts.index.compile_for", lambda _: None)
+    for name in [name for name in os.environ if name.startswith(("LAKEHOUSE_", "AIRFLOW_"))]:
+        monkeypatch.delenv(name)
+
+    def mark(**changed: str) -> str:
+        """What the record of a running Airflow says, with these variables set."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in changed.items():
+                patch.setenv(name, value)
+            return airflow.launch(settings(tmp_path), kept, {"LAKEHOUSE_POSTGRES_PORT": "1"}).ready_for
+
+    changes = {
+        "LAKEHOUSE_SPARK_MASTER": "spark://host:7077",
+        "LAKEHOUSE_SPARK_CONF": '{"spark.authenticate.secret": "a-secret"}',
+        "LAKEHOUSE_ALERTS": "slack",
+        "LAKEHOUSE_TASK_RETRIES": "5",
+        "LAKEHOUSE_CONNECTIONS__CRM": "postgresql://u:a-secret@host/crm",
+        "AIRFLOW__CORE__PARALLELISM": "3",
+    }
+    marks = [mark(), *(mark(**{name: value}) for name, value in changes.items()), mark(**changes)]
+    assert len(set(marks)) == len(marks)
+    assert all(len(each) == 32 and "a-secret" not in each for each in marks)
+    assert mark(**changes) == marks[-1]
+    unasked = [mark(LAKEHOUSE_HOME="/elsewhere", AIRFLOW_HOME="/elsewhere", PATH="/bin")]
+    credentials.write_stack_env(tmp_path, {"LAKEHOUSE_S3_ENDPOINT": "http://127.0.0.1:1", "LAKEHOUSE_ALERTS": "smtp"})
+    assert [*unasked, mark()] == [marks[0]] * 2, "tasks read the stack's file by themselves"
+
+
 def test_log_servers_are_off() -> None:
     assert COMPONENTS["scheduler"][1:] == COMPONENTS["triggerer"][1:] == ("--skip-serve-logs",)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from lakehouse.cli import stack
 from lakehouse.core import jars as core_jars
 from lakehouse.core.errors import IntegrityError, SettingsError, StackError
 from lakehouse.core.jars import Jar, jar_paths, pinned_jars
@@ -124,6 +126,13 @@ def test_make_wants_a_python_that_is_new_enough(tmp_path: Path, version: str, is
     if not is_enough:
         needed = f"lakehouse needs Python 3.11 or newer (found {version})"
         assert made.stderr.startswith(needed) and "set PYTHON=" in made.stderr.splitlines()[0]
+
+
+def test_make_up_starts_the_whole_stack_and_lakehouse_up_does_not() -> None:
+    told = subprocess.run(["make", "-n", "up"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1].endswith("lakehouse up --spark --airflow")
+    defaults = {name: parameter.default for name, parameter in inspect.signature(stack.up).parameters.items()}
+    assert (defaults["spark"], defaults["airflow"]) == (False, False)
 
 
 def test_minio_on_path_comes_before_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

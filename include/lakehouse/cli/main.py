@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -36,11 +37,14 @@ for area in (stack, doctor, demo, sample, land, run, plan, replay, decide, trim,
     area.register(app)
 
 
-def main() -> None:
-    """Run the program; an error that a person is meant to read goes to stderr and sets the exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program; an error that a person is meant to read goes to stderr and sets the exit code.
+
+    ``arguments``: those of a program that is one of the commands.
+    """
     end_with_parent()
     try:
-        app()
+        app(args=arguments, prog_name="lakehouse" if arguments else None)
     except LakehouseError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lakehouse.stack.prepare import Prepared
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
-Spark = Annotated[bool, typer.Option("--spark", help="Also start Spark Connect servers, so that jobs start warm.")]
+Spark = Annotated[bool, typer.Option("--spark", help="Spark Connect servers too, on which jobs start warm.")]
 Airflow = Annotated[bool, typer.Option("--airflow", help="Airflow too, with its web UI; says how to log in.")]
 _COLOURS = {"up": "green"}
 
@@ -76,7 +76,8 @@ def up(spark: Spark = False, airflow: Airflow = False, as_json: AsJson = False) 
     """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up.
 
     With --spark, or LAKEHOUSE_SPARK_MASTER=connect, two Spark Connect servers as well: one for jobs, and one with the
-    reader's role for consoles. One that runs with other settings or code than now is started anew.
+    reader's role for consoles. Jobs, Airflow's tasks and consoles use them until `down`, unless LAKEHOUSE_SPARK_MASTER
+    names another place. One that runs with other settings or code than now is started anew.
     """
     from lakehouse.stack import up as bring_up
 
@@ -84,8 +85,11 @@ def up(spark: Spark = False, airflow: Airflow = False, as_json: AsJson = False) 
     with console.status("starting servers" + (" and Airflow: a minute or two the first time" if airflow else "")):
         found = bring_up(settings, console, spark=spark, with_airflow=airflow)
     _print_status(found, as_json)
-    if spark and place_of(settings.spark_master) == "process" and not as_json:
-        console.print("Jobs and consoles still start a JVM each; export LAKEHOUSE_SPARK_MASTER=connect to use these.")
+    place = load_settings().spark_master
+    if spark and place_of(place) != "connect" and not as_json:
+        console.print(
+            f"Jobs and consoles use no Spark Connect server: LAKEHOUSE_SPARK_MASTER is {place}.", markup=False
+        )
     if airflow and not as_json:
         _say_logins()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.core.errors import ContractError
+from lakehouse.core.spark_place import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,10 +81,11 @@ class MartEntry:
 
 @dataclass(frozen=True)
 class Operation:
-    """How tasks are tried again, as the settings said when the index was compiled."""
+    """How tasks are tried again, and whether Spark is a cluster: as the settings said when the index was compiled."""
 
     retries: int = 3
     retry_seconds: int = 60
+    is_on_cluster: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def load_index(directory: Path, project: Path | None = None, operation: Operatio
 
 def compile_for(settings: Settings) -> Index:
     """Compile all that an installation has. Raises ContractError with all problems."""
-    operation = Operation(settings.task_retries, settings.task_retry_seconds)
+    is_on_cluster = place_of(settings.spark_master) == "cluster"
+    operation = Operation(settings.task_retries, settings.task_retry_seconds, is_on_cluster)
     return compile_index(settings.contracts, settings.dbt, operation)
 
 

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         OWN_PROCESS,
         description="Where jobs run: `local[*]`, each in its own process; `connect`, on the warm server of the local "
         "stack; `sc://host:port`, on another Spark Connect server; `spark://host:port`, `yarn` or `k8s://…`, on a "
-        "cluster.",
+        "cluster (compiled into the index). `up --spark` writes `connect` where nothing is set.",
     )
     spark_driver_memory: str = Field("2g", description="Memory of a job's driver, and of the Spark Connect server.")
     spark_conf: dict[str, str] = Field(

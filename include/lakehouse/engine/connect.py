@@ -83,6 +83,7 @@ def ending_when_told() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # whoever says it again must not cut short what is done because of it
     raise SystemExit(128 + number)
 
 

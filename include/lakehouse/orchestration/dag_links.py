@@ -1,9 +1,9 @@
 """Which DAGs act on a table, by what Airflow knows of them.
 
-Tables are assets that are named as the table (``silver.dim_customer``), and what landed of a dataset is the asset
-``landing.retail_sales``. A DAG acts on a table when one of its tasks has the table's asset as outlet or inlet, when it
-is scheduled on it, when it lands the dataset, when it carries the table's name or that of its dataset
-(``retail.sales``) as a tag, or when it is tagged as one that works on any table of the layer.
+Tables are assets, and so is what landed of a dataset: :mod:`lakehouse.orchestration.assets` names them. A DAG acts on
+a table when one of its tasks has the table's asset as outlet or inlet, when it is scheduled on it, when it lands the
+dataset, when it carries the table's name or that of its dataset (``retail.sales``) as a tag, or when it is tagged as
+one that works on any table of the layer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.core.names import TableName
+from lakehouse.orchestration import assets
 from lakehouse.page.links import DagLink
 
 if TYPE_CHECKING:
+    from airflow.sdk import Asset
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
@@ -27,16 +29,6 @@ FOR_LAYERS: Mapping[str, tuple[str, ...]] = {
     "gold": ("maintenance",),
 }
 """Tags of DAGs that work on any table of a layer."""
-
-
-def asset_name(table: TableName) -> str:
-    """What the asset of a table is called."""
-    return str(table)
-
-
-def landing_name(dataset: str) -> str:
-    """What the asset of a dataset's landing log is called."""
-    return f"landing.{dataset.replace('.', '_')}"
 
 
 def dags_of(table: TableName, dataset: str, session: Session) -> list[DagLink]:
@@ -65,14 +57,14 @@ def _asked(table: TableName, dataset: str) -> Iterator[tuple[str, Select[str]]]:
     from airflow.models.dag import DagTag
     from sqlalchemy import select
 
-    def by_asset(reference: Any, name: str) -> Select[str]:
-        asset = select(AssetModel.id).where(AssetModel.name == name).scalar_subquery()
-        return select(reference.dag_id).where(reference.asset_id == asset).distinct()
+    def by_asset(reference: Any, asset: Asset) -> Select[str]:
+        known = select(AssetModel.id).where(AssetModel.name == asset.name).scalar_subquery()
+        return select(reference.dag_id).where(reference.asset_id == known).distinct()
 
     references = {WRITES: TaskOutletAssetReference, STARTS: DagScheduleAssetReference, READS: TaskInletAssetReference}
-    yield from ((why, by_asset(reference, asset_name(table))) for why, reference in references.items())
+    yield from ((why, by_asset(reference, assets.table(str(table)))) for why, reference in references.items())
     if dataset:
-        yield f"{LANDS} {dataset}", by_asset(TaskOutletAssetReference, landing_name(dataset))
+        yield f"{LANDS} {dataset}", by_asset(TaskOutletAssetReference, assets.landing(dataset))
     for tag in filter(None, (str(table), dataset)):
         yield f"{ABOUT} {tag}", select(DagTag.dag_id).where(DagTag.name == tag)
     for tag in FOR_LAYERS.get(table.namespace, ()):

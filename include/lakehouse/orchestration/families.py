@@ -13,7 +13,8 @@ from lakehouse.contracts.index import DatasetEntry, Index
 from lakehouse.core import pools
 from lakehouse.orchestration import assets, policy
 from lakehouse.orchestration.assets import slug
-from lakehouse.orchestration.operators import HeldOperator, LandAllOperator, LandOperator, TakePendingOperator
+from lakehouse.orchestration.operators import HeldOperator, LandAllOperator, LandOperator
+from lakehouse.orchestration.spark_tasks import spark_tasks
 
 Makers = Mapping[str, Callable[[], DAG]]
 LATE = "land_late_files"
@@ -95,7 +96,7 @@ def transform_dag(index: Index, dataset: DatasetEntry) -> DAG:
         is_paused_upon_creation=False,
         deadline=policy.deadline(dataset.timing),
     )
-    take = TakePendingOperator(
+    take = spark_tasks(index).take_pending(
         dag=dag,
         task_id="take_pending",
         arguments=(dataset.name, "--no-gold"),
@@ -127,7 +128,7 @@ def gold_dag(index: Index) -> DAG:
         schedule=_when(reduce(or_, silver), GOLD, _GOLD_EVERY_HOURS),
         is_paused_upon_creation=False,
     )
-    TakePendingOperator(
+    spark_tasks(index).take_pending(
         dag=dag,
         task_id="build",
         arguments=("--gold-only",),

@@ -95,7 +95,7 @@ def run(words: Sequence[str], log: Log, actor: str = "", started: Callable[[Chil
         code, output = child.wait()
     finally:
         child.close()
-    said = _json(output)
+    said = parsed(output)
     if said is None:
         for line in output.splitlines():
             last.append(line)
@@ -103,7 +103,7 @@ def run(words: Sequence[str], log: Log, actor: str = "", started: Callable[[Chil
     return Answer(code, said, tuple(line for line in last if line))
 
 
-def _json(output: str) -> Any:
+def parsed(output: str) -> Any:
     """The JSON that a command printed; None where it printed something else, or was ended in the middle."""
     try:
         return json.loads(output)

@@ -14,7 +14,8 @@ from lakehouse.contracts.index import Index
 from lakehouse.core import pools
 from lakehouse.orchestration import assets, policy
 from lakehouse.orchestration.families import build
-from lakehouse.orchestration.operators import CommandOperator, ConfirmOperator, Context, DecideOperator, LookOperator
+from lakehouse.orchestration.operators import CommandOperator, Context, DecideOperator
+from lakehouse.orchestration.spark_tasks import spark_tasks
 
 _DATE: dict[str, Any] = {"type": ["null", "string"], "format": "date"}
 _QUALITY_HOUR, _HOUSEKEEPING_HOUR = 6, 3
@@ -44,14 +45,14 @@ def trimmable(index: Index) -> list[str]:
 def rebuild_dag(index: Index) -> DAG:
     """A table made anew, after somebody looked at what would differ."""
     dag = policy.new_dag(index, "rebuild_table", _REBUILD_DOC, tags=("repair",), params=_table_form(index))
-    _look_approve_confirm(dag, "rebuild", _table_argument(index), _rebuild_words, _silver_asset)
+    _look_approve_confirm(index, dag, "rebuild", _table_argument(index), _rebuild_words, _silver_asset)
     return dag
 
 
 def replay_dag(index: Index) -> DAG:
     """Rows judged by changed rules, after somebody looked at what would differ."""
     dag = policy.new_dag(index, "replay_table", _REPLAY_DOC, tags=("repair",), params=_table_form(index))
-    _look_approve_confirm(dag, "replay", _table_argument(index), _replay_words, _silver_asset)
+    _look_approve_confirm(index, dag, "replay", _table_argument(index), _replay_words, _silver_asset)
     return dag
 
 
@@ -70,7 +71,7 @@ def trim_dag(index: Index) -> DAG:
         return [source, *([f"--before={before}"] if before else [])]
 
     dag = policy.new_dag(index, "trim_bronze", _TRIM_DOC, tags=("maintenance",), params=form)
-    _look_approve_confirm(dag, "trim", arguments, _trim_words, lambda said: assets.table(f"bronze.{_slug(said)}"))
+    _look_approve_confirm(index, dag, "trim", arguments, _trim_words, _bronze_asset)
     return dag
 
 
@@ -123,6 +124,7 @@ def _metadata_task(dag: DAG, task_id: str, words: Sequence[str]) -> None:
 
 
 def _look_approve_confirm(
+    index: Index,
     dag: DAG,
     verb: str,
     arguments: Callable[[Context], list[str]],
@@ -131,7 +133,7 @@ def _look_approve_confirm(
 ) -> None:
     """A dry run, a person's approval of what it says, and then just that."""
     spark = {"dag": dag, "pool": pools.SPARK, "execution_timeout": policy.SPARK_TIMEOUT}
-    look = LookOperator(task_id="look", verb=verb, arguments=arguments, tell=tell, **spark)
+    look = spark_tasks(index).look(task_id="look", verb=verb, arguments=arguments, tell=tell, **spark)
     approve = ApprovalOperator(
         dag=dag,
         task_id="approve",
@@ -140,7 +142,7 @@ def _look_approve_confirm(
         response_timeout=policy.APPROVAL_TIMEOUT,
         pool=pools.METADATA,
     )
-    confirm = ConfirmOperator(task_id="confirm", verb=verb, looked="look", asset_of=asset_of, **spark)
+    confirm = spark_tasks(index).confirm(task_id="confirm", verb=verb, looked="look", asset_of=asset_of, **spark)
     look >> approve >> confirm
 
 
@@ -209,8 +211,8 @@ def _silver_asset(said: Mapping[str, Any]) -> Asset | None:
     return assets.table(said["table"]) if said.get("published") else None
 
 
-def _slug(said: Mapping[str, Any]) -> str:
-    return assets.slug(said["source"])
+def _bronze_asset(said: Mapping[str, Any]) -> Asset:
+    return assets.table(f"bronze.{assets.slug(said['source'])}")
 
 
 _REBUILD_DOC = """Makes a silver table anew from bronze, after somebody approved what would differ.

@@ -34,6 +34,8 @@ _USUAL_PORT = 8080
 _START_SECONDS = 240.0
 _STOP = ((signal.SIGTERM, 30.0),)
 _PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+_SETTINGS = ("AIRFLOW_", "LAKEHOUSE_")
+_SAID_BY_US = ("AIRFLOW_HOME", "LAKEHOUSE_HOME")
 
 
 def identity(home: Path) -> Identity:
@@ -53,7 +55,7 @@ def launch(settings: Settings, kept: Credentials, home_lines: dict[str, str]) ->
         wanted_port=settings.airflow_port,
         remembered_port=_remembered_port(settings.home) or _USUAL_PORT,
         port_setting="LAKEHOUSE_AIRFLOW_PORT",
-        ready_for=kept.fingerprint(database, settings.airflow_port, str(settings.dags), sorted(_overrides().items())),
+        ready_for=kept.fingerprint(database, settings.airflow_port, str(settings.dags), sorted(_inherited().items())),
         prepare=lambda: _prepare(data, kept),
         command=lambda port: [sys.executable, "-m", "lakehouse.stack.airflow_supervisor", str(port), str(data)],
         environment=lambda port: environment(settings, kept, database, port),
@@ -196,5 +198,10 @@ def _require_project(settings: Settings) -> None:
         )
 
 
-def _overrides() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("AIRFLOW_") and name != "AIRFLOW_HOME"}
+def _inherited() -> dict[str, str]:
+    """What components and tasks take from the environment for as long as they run: Airflow's settings, and ours.
+
+    What `up` writes into ``stack.env`` is none of it: each task reads that file by itself.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name.upper().startswith(_SETTINGS)}
+    return {name: value for name, value in inherited.items() if name not in _SAID_BY_US}

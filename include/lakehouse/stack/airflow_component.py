@@ -8,6 +8,6 @@ import sys
 from lakehouse.core.process import end_with_parent
 
 if __name__ == "__main__":
-    end_with_parent()
+    end_with_parent(patience_seconds=0)
     sys.argv[0] = "airflow"
     runpy.run_module("airflow", run_name="__main__")

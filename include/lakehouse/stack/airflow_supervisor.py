@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from lakehouse.core.pools import as_import
-from lakehouse.core.process import PARENT, adopt_orphans
+from lakehouse.core.process import PARENT, PATIENCE_SECONDS, adopt_orphans
 
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "api-server": ("api-server",),
@@ -37,7 +37,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 _POLL_SECONDS = 0.2
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 _STEADY_SECONDS = 60.0
-_ORPHAN_SECONDS = 3.0
+_ORPHAN_SECONDS = PATIENCE_SECONDS + 3.0  # a program that was told to end takes its work on a server along
 _STOP_SECONDS, _LAST_STOP_SECONDS = 8.0, 4.0
 _LOG_LIMIT_BYTES = 20 << 20
 _log = logging.getLogger("lakehouse.airflow")

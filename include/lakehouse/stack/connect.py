@@ -16,7 +16,7 @@ from lakehouse.core.connect_conf import server_conf
 from lakehouse.core.jars import spark_jars_folder
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.core.spark_conf import CONF_FILE, write_conf
-from lakehouse.core.spark_place import OWN_SERVER
+from lakehouse.core.spark_place import OWN_PROCESS, OWN_SERVER
 from lakehouse.stack import credentials, ports, supervisor
 from lakehouse.stack.credentials import Credentials
 from lakehouse.stack.files import private_folder
@@ -24,6 +24,8 @@ from lakehouse.stack.java import require_java
 from lakehouse.stack.processes import User
 from lakehouse.stack.supervisor import Identity, Launch
 
+PLACE = "LAKEHOUSE_SPARK_MASTER"
+"""The setting that says where jobs run. ``up`` writes it where nobody chose: a server that is there is used."""
 _MAIN = "org.apache.spark.sql.connect.service.SparkConnectServer"
 _STOP = ((signal.SIGTERM, 20.0),)
 _START_SECONDS = 120.0
@@ -38,9 +40,16 @@ def identities(home: Path) -> tuple[Identity, Identity]:
     )
 
 
-def is_wanted(settings: Settings, identity: Identity, *, asked: bool) -> bool:
-    """Whether the server is to run: somebody asks for it, jobs are meant to run on it, or it runs already."""
-    return asked or settings.spark_master == OWN_SERVER or supervisor.current(identity) is not None
+def are_wanted(settings: Settings, *, asked: bool) -> bool:
+    """Whether the servers are to run: somebody asks for them, chose them for jobs, or one of them runs already."""
+    is_chosen = settings.spark_master == OWN_SERVER and is_place_chosen(settings)
+    return asked or is_chosen or any(supervisor.current(one) for one in identities(settings.home))
+
+
+def is_place_chosen(settings: Settings) -> bool:
+    """Whether somebody said where jobs run. What ``up`` wrote by itself, and the default, are no choice."""
+    written = credentials.read_stack_env(settings.home).get(PLACE)
+    return PLACE in os.environ or settings.spark_master not in (written, OWN_PROCESS)
 
 
 def launch(settings: Settings, kept: Credentials, identity: Identity, *, read_only: bool) -> Launch:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import Settings
+from lakehouse.core.spark_place import OWN_PROCESS, OWN_SERVER
 from lakehouse.stack import (
     airflow,
     buckets,
@@ -60,7 +61,8 @@ def up(
 ) -> StackStatus:
     """Start what doesn't run, make it ready, and write ``stack.env``; nothing happens to what is up already.
 
-    With ``spark``, or where jobs are meant to run there, the Spark Connect servers as well.
+    With ``spark``, or where jobs are meant to run there, the Spark Connect servers as well; and jobs run there then,
+    unless the environment says otherwise.
 
     Call :func:`lakehouse.core.settings.load_settings` afterwards. Raises :class:`StackError` when a server cannot be
     started, or an external one cannot be used.
@@ -76,7 +78,7 @@ def up(
         lines = {name: was[name] for name in _KEPT_LINES if name in was}
         _postgres_up(settings, kept, lines)
         _s3_up(settings, kept, lines, console)
-        _spark_up(settings, kept, lines, asked=spark)
+        settings = _spark_up(settings, kept, lines, asked=spark)
         credentials.write_stack_env(home, lines)
         if with_airflow:
             _airflow_up(settings, kept, lines)
@@ -115,8 +117,8 @@ def status(settings: Settings) -> StackStatus:
         external.s3_status(settings) if external.is_s3_external(settings) else _local_status(s3_server),
         *_airflow_status(settings.home),
     )
-    wanted = [one for one in connect.identities(settings.home) if connect.is_wanted(settings, one, asked=False)]
-    servers = (*servers, *map(_local_status, wanted))
+    if settings.spark_master == OWN_SERVER or connect.are_wanted(settings, asked=False):
+        servers = (*servers, *map(_local_status, connect.identities(settings.home)))
     notices = (_STAND_IN,) if any(server.kind == "moto" for server in servers) else ()
     return StackStatus(str(settings.home), servers, notices)
 
@@ -234,13 +236,26 @@ def _s3_launch(settings: Settings, kept: Credentials, identity: Identity, progra
     )
 
 
-def _spark_up(settings: Settings, kept: Credentials, lines: dict[str, str], *, asked: bool) -> None:
-    """The Spark Connect servers, with the settings that jobs will read from ``stack.env``."""
+def _spark_up(settings: Settings, kept: Credentials, lines: dict[str, str], *, asked: bool) -> Settings:
+    """The Spark Connect servers, with the settings that jobs will read from ``stack.env``; where jobs run from now on.
+
+    While they run, jobs and consoles of this home use them, unless somebody chose another place.
+    """
+    is_chosen, are_wanted = connect.is_place_chosen(settings), connect.are_wanted(settings, asked=asked)
+    if are_wanted:
+        _connect_up(settings, kept, lines)
+    if is_chosen:
+        return settings
+    if are_wanted:
+        lines[connect.PLACE] = OWN_SERVER
+    return settings.model_copy(update={"spark_master": OWN_SERVER if are_wanted else OWN_PROCESS})
+
+
+def _connect_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -> None:
     for identity, read_only in zip(connect.identities(settings.home), (False, True), strict=True):
-        if connect.is_wanted(settings, identity, asked=asked):
-            launch = connect.launch(_as_written(settings, lines), kept, identity, read_only=read_only)
-            new = partial(credentials.connect_lines, kept, read_only=read_only)
-            supervisor.ensure_up(identity, launch, _remember(settings.home, lines, new))
+        launch = connect.launch(_as_written(settings, lines), kept, identity, read_only=read_only)
+        new = partial(credentials.connect_lines, kept, read_only=read_only)
+        supervisor.ensure_up(identity, launch, _remember(settings.home, lines, new))
 
 
 def _as_written(settings: Settings, lines: dict[str, str]) -> Settings:
