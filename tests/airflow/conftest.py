@@ -1,4 +1,7 @@
-"""One real Airflow for the folder: the stack with its own home, and a small project with one source and one mart."""
+"""A real Airflow: the stack with its own home, and a small project with one source and one mart.
+
+It lasts as long as one file of tests: what it puts into the environment is for nobody else.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class World:
     webhook: Webhook
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def webhook() -> Iterator[Webhook]:
     """A server on loopback that keeps what it is told."""
 
@@ -64,7 +67,7 @@ def webhook() -> Iterator[Webhook]:
     server.server_close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     """A folder that PostgreSQL's account may enter."""
     with tempfile.TemporaryDirectory(prefix="lakehouse-airflow-") as folder:
@@ -72,7 +75,7 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world(place: Path, webhook: Webhook) -> Iterator[World]:
     """Everything, started once; no process is left at the end."""
     project = _project(place / "project")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import json
 import os
 import signal
 import sys
@@ -124,6 +125,16 @@ def test_a_real_command_is_run_and_read() -> None:
     assert refused.code == 2
     with pytest.raises(AirflowFailException, match="trying again cannot help"):
         refused.require()
+
+
+def test_what_the_json_says_went_wrong_is_told_to_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [{"error": "GateFailed", "message": "silver.dim: a key stands twice\n  what to do: correct the file"}]
+    code = f"print({json.dumps(json.dumps({'tables': [], 'errors': errors}))}); raise SystemExit(6)"
+    monkeypatch.setattr(jobs, "command", lambda words: [sys.executable, "-c", code])
+    answer = jobs.run(["run", "--json"], LOG)
+    assert answer.last_lines == ("silver.dim: a key stands twice", "  what to do: correct the file")
+    with pytest.raises(AirflowFailException, match=r"a key stands twice\n  what to do: correct the file"):
+        answer.require()
 
 
 # --- exit codes ------------------------------------------------------------------------------------------------------

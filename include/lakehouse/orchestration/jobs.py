@@ -96,11 +96,16 @@ def run(words: Sequence[str], log: Log, actor: str = "", started: Callable[[Chil
     finally:
         child.close()
     said = parsed(output)
-    if said is None:
-        for line in output.splitlines():
-            last.append(line)
-            log.info("%s", line)
+    for line in output.splitlines() if said is None else told_errors(said):
+        last.append(line)
+        log.info("%s", line)
     return Answer(code, said, tuple(line for line in last if line))
+
+
+def told_errors(said: Any) -> list[str]:
+    """What a command's JSON says went wrong, line by line: there it stands for programs, here people read it."""
+    errors = said.get("errors", ()) if isinstance(said, Mapping) else ()
+    return [line for error in errors for line in str(error["message"]).splitlines()]
 
 
 def parsed(output: str) -> Any:

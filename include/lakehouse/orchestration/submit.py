@@ -100,7 +100,8 @@ class SubmitOperator(LakehouseOperator, SparkSubmitOperator):
         ended = read_answer(path)
         if ended is None:
             raise AirflowException(f"{last or 'the program ended without an answer'}\n(trying again may help)")
-        return Answer(ended.code, jobs.parsed(ended.output), tuple(last.splitlines()))
+        said = jobs.parsed(ended.output)
+        return Answer(ended.code, said, (*last.splitlines(), *jobs.told_errors(said)))
 
 
 class SubmitTakePendingOperator(TakePendingOperator, SubmitOperator):

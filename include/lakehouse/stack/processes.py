@@ -92,7 +92,8 @@ def find_unrecorded(program: str, marker: str) -> psutil.Process | None:
 
 def record_of(process: psutil.Process, marker: str, port: int, kind: str) -> Record:
     """A new record of a running process."""
-    return Record(process.pid, process.create_time(), _executable(process), marker, port, kind)
+    now = psutil.Process(process.pid)  # an older object remembers the program that a wrapper was before
+    return Record(now.pid, now.create_time(), _executable(now), marker, port, kind)
 
 
 def _executable(process: psutil.Process) -> str:
