@@ -42,7 +42,8 @@ from lakehouse.ledger.accounting import accounts
 from lakehouse.ledger.watermark import load_table, read_head
 from lakehouse.samples.make import make_samples
 from lakehouse.samples.plan import EPOCH, Options, days
-from lakehouse.stack import connect, down, supervisor, up
+from lakehouse.stack import connect, down, processes, supervisor, up
+from lakehouse.stack.supervisor import Identity
 
 CONTRACTS = load_contracts(PROJECT_ROOT / "include" / "contracts")
 SALES = CONTRACTS["retail.sales"]
@@ -208,10 +209,17 @@ def test_a_cluster_gives_the_same_tables(
     assert everything(mine) == reference
 
 
-def listening(processes: Iterator[psutil.Process] | tuple[psutil.Process, ...]) -> set[str]:
+def _seen(one: Identity) -> str:
+    """What is known of a server that does not run as it was recorded."""
+    record = processes.read_record(one.record_path)
+    found = psutil.Process(record.pid).as_dict(["exe", "create_time", "status", "cmdline"]) if record else {}
+    return f"{record}\n{found}\n{processes.last_lines(one.log, 20)}"
+
+
+def listening(found_in: Iterator[psutil.Process] | tuple[psutil.Process, ...]) -> set[str]:
     """Addresses on which some processes, and those that they started, accept connections."""
     found = set()
-    for process in processes:
+    for process in found_in:
         for each in (process, *process.children(recursive=True)):
             found |= {c.laddr.ip for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     assert found, "nobody listens"
@@ -219,8 +227,9 @@ def listening(processes: Iterator[psutil.Process] | tuple[psutil.Process, ...]) 
 
 
 def server(stack: Settings, read_only: bool = False) -> psutil.Process:
-    record = supervisor.current(connect.identities(stack.home)[int(read_only)])
-    assert record is not None
+    one = connect.identities(stack.home)[int(read_only)]
+    record = supervisor.current(one)
+    assert record is not None, _seen(one)
     return psutil.Process(record.pid)
 
 

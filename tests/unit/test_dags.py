@@ -179,6 +179,13 @@ def test_a_dag_says_what_it_is(dag: DAG) -> None:
     assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).dag_id == dag.dag_id
 
 
+def test_only_what_begins_to_read_sources_by_itself_waits_for_a_person() -> None:
+    """A run that somebody asks for of a paused DAG would wait for good."""
+    paused = {name for name, dag in DAGS.items() if dag.is_paused_upon_creation}
+    assert paused == {name for name in DAGS if name.startswith("land_")} != set()
+    assert {dag.is_paused_upon_creation for dag in DAGS.values()} == {True, False}
+
+
 def test_every_task_is_tried_again_ends_some_time_and_waits_its_turn() -> None:
     known = {pool.name for pool in pools()}
     looked_at = 0

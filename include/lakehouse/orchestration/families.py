@@ -93,7 +93,6 @@ def transform_dag(index: Index, dataset: DatasetEntry) -> DAG:
         owner=dataset.owner,
         tags=("silver", *_about(dataset)),
         schedule=_when(assets.landing(dataset.name), dataset.name, dataset.timing.expected_every_hours),
-        is_paused_upon_creation=False,
         deadline=policy.deadline(dataset.timing),
     )
     take = spark_tasks(index).take_pending(
@@ -126,7 +125,6 @@ def gold_dag(index: Index) -> DAG:
         _GOLD_DOC.format(marts=_listed(f"gold.{name}" for name in sorted(index.marts))),
         tags=("gold",),
         schedule=_when(reduce(or_, silver), GOLD, _GOLD_EVERY_HOURS),
-        is_paused_upon_creation=False,
     )
     spark_tasks(index).take_pending(
         dag=dag,

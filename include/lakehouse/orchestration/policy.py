@@ -47,7 +47,8 @@ def new_dag(
         tags=sorted({"lakehouse", *tags}),
         owner_links={owner: f"mailto:{owner}"} if "@" in owner else {},
         default_args=default_args(index, owner),
-        **{"max_active_runs": 1, **given},
+        # A run of a paused DAG waits for good: only what begins to read sources by itself waits for a person.
+        **{"max_active_runs": 1, "is_paused_upon_creation": False, **given},
     )
 
 

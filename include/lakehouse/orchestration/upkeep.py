@@ -99,9 +99,7 @@ def decide_dag(index: Index) -> DAG:
 def quality_dag(index: Index) -> DAG:
     """The pages about what rules said."""
     schedule = policy.daily("quality_docs", _QUALITY_HOUR)
-    dag = policy.new_dag(
-        index, "quality_docs", _QUALITY_DOC, tags=("quality",), schedule=schedule, is_paused_upon_creation=False
-    )
+    dag = policy.new_dag(index, "quality_docs", _QUALITY_DOC, tags=("quality",), schedule=schedule)
     _metadata_task(dag, "make_pages", ("quality", "docs"))
     return dag
 
@@ -109,10 +107,7 @@ def quality_dag(index: Index) -> DAG:
 def housekeeping_dag(index: Index) -> DAG:
     """What killed attempts left behind."""
     schedule = policy.daily("housekeeping", _HOUSEKEEPING_HOUR)
-    dag = policy.new_dag(
-        index, "housekeeping", _HOUSEKEEPING_DOC, tags=("maintenance",), schedule=schedule,
-        is_paused_upon_creation=False,
-    )  # fmt: skip
+    dag = policy.new_dag(index, "housekeeping", _HOUSEKEEPING_DOC, tags=("maintenance",), schedule=schedule)
     _metadata_task(dag, "remove_leftovers", ("doctor", "--fix"))
     return dag
 
