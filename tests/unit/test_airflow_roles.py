@@ -1,4 +1,4 @@
-"""The roles of Airflow's FAB auth manager: what stands in them, and how they get there. tests/airflow asks a real one."""
+"""The roles of Airflow's FAB auth manager: what stands in them, and how they get there; without a running Airflow."""
 
 from __future__ import annotations
 
