@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 from lakehouse.core.airflow_roles import ADMIN, AUTH_MANAGER, OPERATOR, ROLES, VIEWER, Right, Role, is_fab
 from lakehouse.core.errors import SettingsError
+from lakehouse.core.settings import PROJECT_ROOT
 from lakehouse.orchestration.airflow_roles import _bring, bring_roles
 
 LOOKING = {"can_read", "menu_access"}
@@ -142,6 +144,12 @@ def test_an_airflow_without_fab_has_no_roles(monkeypatch: pytest.MonkeyPatch) ->
         bring_roles()
     assert AUTH_MANAGER in refused.value.todo
     assert not is_fab({}) and is_fab({"AIRFLOW__CORE__AUTH_MANAGER": AUTH_MANAGER})
+
+
+def test_the_page_for_admins_names_these_roles_and_no_others() -> None:
+    page = (PROJECT_ROOT / "docs" / "users.md").read_text("utf-8")
+    assert set(re.findall(r"[`\"](Lakehouse [A-Z]\w+)[`\"]", page)) == {role.name for role in ROLES}
+    assert set(re.findall(r"AUTH_MANAGER=([\w.]+)", page)) == {AUTH_MANAGER}
 
 
 def test_the_auth_manager_is_where_it_is_said_to_be() -> None:
