@@ -67,7 +67,7 @@ class Fab:
     people: Mapping[str, Person]
     environment: Mapping[str, str]
     said: tuple[str, str]
-    commands: tuple[str, ...]
+    command_line: str
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def fab(settings: Settings, project: Path) -> Iterator[Fab]:
         made = together.submit(_make_admin, people["admin"], environment)
         again = together.submit(_complete, ROLES, environment)
         together.submit(_complete, command("dags", "reserialize"), environment).result()
-        commands = made.result()
+        made.result()
         wait_for(lambda: _answers(url), _START_SECONDS, "the API server")
         for name in ("viewer", "operator"):
             _make(people["admin"], people[name])
@@ -95,7 +95,9 @@ def fab(settings: Settings, project: Path) -> Iterator[Fab]:
             settings.postgres_port, roles.AIRFLOW_DATABASE, roles.AIRFLOW, kept.passwords.airflow
         ) as connection:
             _fill(people["admin"], connection, folder / "logs")
-        yield Fab(url, people, environment, (first, again.result()), (commands,))
+        yield Fab(url, people, environment, (first, again.result()), made.result())
+        for person in people.values():
+            person.http.close()
 
 
 def _environment(settings: Settings, project: Path, port: int, database: str) -> dict[str, str]:
