@@ -36,6 +36,18 @@ LAND, REBUILD = "land_shop_orders", "rebuild_table"
 NAMES = {"viewer": VIEWER.name, "operator": OPERATOR.name, "admin": ADMIN}
 LOG_LINE = "a line that a task wrote"
 _START_SECONDS = 240.0
+_SPOIL = """
+with reading as (
+  select pair.id, resource.name from ab_permission_view pair
+  join ab_permission action on action.id = pair.permission_id
+  join ab_view_menu resource on resource.id = pair.view_menu_id
+  where action.name = 'can_read'
+)
+update ab_permission_view_role set permission_view_id = (select id from reading where name = %(given)s)
+where permission_view_id = (select id from reading where name = %(taken)s)
+  and role_id = (select id from ab_role where name = %(role)s)
+"""
+"""Somebody gives a role another right by hand, and takes one away."""
 
 
 @dataclass
@@ -83,7 +95,10 @@ def fab(settings: Settings, project: Path) -> Iterator[Fab]:
     url = f"http://{LOOPBACK}:{port}{BELOW}"
     people = {name: Person(url, name) for name in NAMES}
     first = _complete([sys.executable, str(PROJECT_ROOT / "docker" / "airflow_init.py")], environment)
-    with _server(environment, folder), ThreadPoolExecutor() as together:
+    connection = postgres.connect(settings.postgres_port, roles.AIRFLOW_DATABASE, roles.AIRFLOW, kept.passwords.airflow)
+    with connection, _server(environment, folder), ThreadPoolExecutor() as together:
+        spoilt = connection.execute(_SPOIL, {"role": OPERATOR.name, "taken": "Pools", "given": "Connections"})
+        assert spoilt.rowcount == 1
         made = together.submit(_make_admin, people["admin"], environment)
         again = together.submit(_complete, ROLES, environment)
         together.submit(_complete, command("dags", "reserialize"), environment).result()
@@ -91,10 +106,7 @@ def fab(settings: Settings, project: Path) -> Iterator[Fab]:
         wait_for(lambda: _answers(url), _START_SECONDS, "the API server")
         for name in ("viewer", "operator"):
             _make(people["admin"], people[name])
-        with postgres.connect(
-            settings.postgres_port, roles.AIRFLOW_DATABASE, roles.AIRFLOW, kept.passwords.airflow
-        ) as connection:
-            _fill(people["admin"], connection, folder / "logs")
+        _fill(people["admin"], connection, folder / "logs")
         yield Fab(url, people, environment, (first, again.result()), made.result())
         for person in people.values():
             person.http.close()

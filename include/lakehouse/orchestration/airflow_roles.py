@@ -67,7 +67,7 @@ def _bring(manager: Any, role: Role) -> Change:
 def main() -> None:
     """Bring them, and say what changed."""
     end_with_parent()
-    logging.disable(logging.INFO)  # FAB tells of every right
+    logging.disable(logging.WARNING)  # FAB tells of every right, and Airflow of its libraries
     try:
         for change in bring_roles():
             print(change)
