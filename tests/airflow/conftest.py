@@ -78,7 +78,7 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def world(place: Path, webhook: Webhook) -> Iterator[World]:
     """Everything, started once; no process is left at the end."""
-    project = _project(place / "project")
+    project = copy_project(place / "project")
     told = {
         "LAKEHOUSE_HOME": place / "home",
         "LAKEHOUSE_DAGS": project / "dags",
@@ -113,7 +113,7 @@ def world(place: Path, webhook: Webhook) -> Iterator[World]:
     assert _left(place) == []
 
 
-def _project(folder: Path) -> Path:
+def copy_project(folder: Path) -> Path:
     """The layout of a project: DAG files of ours, one small contract, one mart."""
     shutil.copytree(PROJECT_ROOT / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PROJECT / "contracts", folder / "include" / "contracts")

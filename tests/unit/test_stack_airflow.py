@@ -15,6 +15,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
+from lakehouse.core.airflow_roles import AUTH_MANAGER
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.stack import airflow, airflow_supervisor, credentials
@@ -158,6 +159,37 @@ def test_it_is_started_anew_when_what_its_tasks_inherit_changed(
     unasked = [mark(LAKEHOUSE_HOME="/elsewhere", AIRFLOW_HOME="/elsewhere", PATH="/bin")]
     credentials.write_stack_env(tmp_path, {"LAKEHOUSE_S3_ENDPOINT": "http://127.0.0.1:1", "LAKEHOUSE_ALERTS": "smtp"})
     assert [*unasked, mark()] == [marks[0]] * 2, "tasks read the stack's file by themselves"
+
+
+def test_another_auth_manager_has_users_of_its_own(
+    tmp_path: Path, kept: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [login.user for login in airflow.logins(kept)] == ["admin", "operator", "viewer"]
+    monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", AUTH_MANAGER)
+    assert airflow.logins(kept) == ()
+    assert airflow.environment(settings(tmp_path), kept, DATABASE, 8080)["AIRFLOW__CORE__AUTH_MANAGER"] == AUTH_MANAGER
+
+
+@pytest.mark.parametrize("base", ["https://data.example.org/airflow", "https://data.example.org/airflow/"])
+def test_below_the_path_of_a_proxy_tasks_find_the_server_below_it_too(
+    tmp_path: Path, kept: Credentials, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base)
+    told = airflow.environment(settings(tmp_path), kept, DATABASE, 8080)
+    assert told["AIRFLOW__API__BASE_URL"] == base
+    assert told["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8080/airflow/execution/"
+
+
+@pytest.mark.parametrize(("manager", "brings"), [("", False), (AUTH_MANAGER, True)])
+def test_roles_are_brought_in_where_fab_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manager: str, brings: bool
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(list(command)))
+    monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", manager)
+    airflow_supervisor.prepare(tmp_path)
+    assert [words[3:5] for words in commands[:2]] == [["db", "migrate"], ["pools", "import"]]
+    assert commands[2:] == [[sys.executable, "-m", "lakehouse.orchestration.airflow_roles"]] * brings
 
 
 def test_log_servers_are_off() -> None:

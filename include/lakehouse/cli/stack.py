@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(context_settings=passed_on)(airflow)
+    app.command()(airflow_roles)
 
 
 def setup() -> None:
@@ -102,13 +103,24 @@ def airflow(context: typer.Context) -> None:
     os.execve(sys.executable, words, command_environment(load_settings()))  # noqa: S606 - no shell, and this Python
 
 
+def airflow_roles() -> None:
+    """Make the roles of Airflow's FAB auth manager what they should be. `up --airflow` does so, too."""
+    from lakehouse.stack.airflow import command_environment
+    from lakehouse.stack.airflow_supervisor import ROLES
+
+    os.execve(sys.executable, ROLES, command_environment(load_settings()))  # noqa: S606 - no shell, and this Python
+
+
 def _say_logins() -> None:
     from lakehouse.stack import logins
 
     current = load_settings()
     console = Console()
     console.print(f"\nAirflow: {current.airflow_url}", highlight=False)
-    for login in logins(current):
+    found = logins(current)
+    if not found:
+        console.print("  Its auth manager keeps its own users: docs/users.md says how to make them", highlight=False)
+    for login in found:
         console.print(f"  {login.user:9} {login.password}  ({login.role})", highlight=False, markup=False)
 
 

@@ -2,7 +2,7 @@
 
 It listens on loopback only, keeps its state in a database and a role of its own, and lets three users in, each with a
 generated password. Everything that Airflow is told comes from the environment; an ``AIRFLOW__…`` variable that is set
-when ``lakehouse up --airflow`` runs wins over what stands here.
+when ``lakehouse up --airflow`` runs wins over what stands here, so another auth manager has users of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lakehouse.stack.supervisor import Identity, Launch
 KIND = "airflow"
 USERS = {"admin": "admin", "operator": "op", "viewer": "viewer"}
 """Who may log in, each with a role of Airflow's simple auth manager."""
+_SIMPLE = "SimpleAuthManager"
 _USUAL_PORT = 8080
 _START_SECONDS = 240.0
 _STOP = ((signal.SIGTERM, 30.0),)
@@ -71,13 +72,17 @@ def lines(port: int) -> dict[str, str]:
 
 
 def logins(kept: Credentials) -> tuple[Login, ...]:
-    """Who may log in, with passwords: for the one who starts it."""
+    """Who may log in, with passwords: for the one who starts it. Nobody whom another auth manager would know."""
+    if not os.environ.get("AIRFLOW__CORE__AUTH_MANAGER", _SIMPLE).endswith(_SIMPLE):
+        return ()
     return tuple(Login(user, role, kept.derived(f"airflow user {user}")[:20]) for user, role in USERS.items())
 
 
 def environment(settings: Settings, kept: Credentials, database: str, port: int) -> dict[str, str]:
     """The environment of all components, and of the tasks that they start."""
     url = f"http://{ports.LOOPBACK}:{port}"
+    # Where a proxy serves Airflow below a path, Airflow itself serves everything below it.
+    path = urlparse(os.environ.get("AIRFLOW__API__BASE_URL", "")).path.rstrip("/")
     data = identity(settings.home).data
     ours: dict[str, dict[str, object]] = {
         "core": {
@@ -88,7 +93,7 @@ def environment(settings: Settings, kept: Credentials, database: str, port: int)
             "parallelism": 2 * (os.cpu_count() or 1) + 2,
             "max_active_tasks_per_dag": 16,
             "fernet_key": kept.derived("airflow fernet") + "=",  # a key is 32 bytes in padded base64
-            "execution_api_server_url": f"{url}/execution/",
+            "execution_api_server_url": f"{url}{path}/execution/",
             "simple_auth_manager_users": ",".join(f"{user}:{role}" for user, role in USERS.items()),
             "simple_auth_manager_passwords_file": _passwords_path(data),
         },

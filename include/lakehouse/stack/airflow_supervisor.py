@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from lakehouse.core.airflow_roles import is_fab
 from lakehouse.core.pools import as_import
 from lakehouse.core.process import PARENT, PATIENCE_SECONDS, adopt_orphans
 
@@ -34,6 +35,8 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
+ROLES = (sys.executable, "-m", "lakehouse.orchestration.airflow_roles")
+"""Brings the roles of FAB into Airflow's database: a program, since only orchestration imports Airflow."""
 _POLL_SECONDS = 0.2
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 _STEADY_SECONDS = 60.0
@@ -189,12 +192,18 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def prepare(data: Path) -> None:
-    """Bring the database to what this version of Airflow needs, and make the pools."""
-    subprocess.run(airflow("db", "migrate"), check=True, env={**os.environ, PARENT: str(os.getpid())})
+    """Bring the database to what this version of Airflow needs; make the pools and, where FAB is used, the roles."""
+    _complete(airflow("db", "migrate"))
     with tempfile.NamedTemporaryFile("w", suffix=".json", dir=data) as file:
         json.dump(as_import(), file)
         file.flush()
-        subprocess.run(airflow("pools", "import", file.name), check=True, env={**os.environ, PARENT: str(os.getpid())})
+        _complete(airflow("pools", "import", file.name))
+    if is_fab(os.environ):
+        _complete(ROLES)
+
+
+def _complete(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, env={**os.environ, PARENT: str(os.getpid())})
 
 
 def main() -> None:
