@@ -82,11 +82,11 @@ class Airflow:
         found = self.ask("GET", "/assets/events", params={"asset_id": ids[0], "limit": 100, "order_by": "timestamp"})
         return list(found["asset_events"])
 
-    def wait_for_run(self, dag: str, run: str, seconds: float = 180) -> Mapping[str, Any]:
+    def wait_for_run(self, dag: str, run: str, seconds: float = 600) -> Mapping[str, Any]:
         """The run, when it has ended."""
         return wait_for(lambda: _ended(self.run(dag, run)), seconds, f"{dag} {run} to end")
 
-    def wait_until_idle(self, *dags: str, seconds: float = 240) -> None:
+    def wait_until_idle(self, *dags: str, seconds: float = 600) -> None:
         """Until no run of these DAGs is queued or running."""
 
         def is_idle() -> bool:

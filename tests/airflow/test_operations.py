@@ -136,7 +136,7 @@ def test_a_backfill_lands_days_side_by_side_and_survives_kills(world: World) -> 
         write(world, number)
     world.airflow.unpause(LAND)
     world.airflow.backfill(LAND, f"{day(0)}T00:00:00Z", f"{day(DAYS - 1)}T00:00:00Z")
-    job = wait_for(lambda: running(world, "run shop.orders --no-gold"), 180, "the transform's program")[0]
+    job = wait_for(lambda: running(world, "run shop.orders --no-gold"), 600, "the transform's program")[0]
     task = job.parent()
     assert task is not None
     worker = task.parent()
@@ -145,7 +145,7 @@ def test_a_backfill_lands_days_side_by_side_and_survives_kills(world: World) -> 
         assert process is not None
         os.kill(process.pid, signal.SIGKILL)
     wait_for(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE, 30, "the program to end")
-    wait_for(lambda: rows(world.settings, str(FACT)) == 30 * DAYS, 300, "all days in silver")
+    wait_for(lambda: rows(world.settings, str(FACT)) == 30 * DAYS, 600, "all days in silver")
     world.airflow.wait_until_idle(LAND, TRANSFORM)
     landed = [run for run in world.airflow.runs(LAND) if run["run_type"] == "backfill"]
     assert [run["state"] for run in landed] == ["success"] * DAYS
@@ -156,7 +156,7 @@ def test_a_backfill_lands_days_side_by_side_and_survives_kills(world: World) -> 
 def test_events_say_what_happened_and_wake_the_marts(world: World) -> None:
     days = sorted(day for event in world.airflow.events("landing.shop_orders") for day in extra_of(event)["days"])
     assert set(days) == {day(number).isoformat() for number in range(DAYS)}
-    wait_for(lambda: rows(world.settings, MART) == 4, 240, "the mart")
+    wait_for(lambda: rows(world.settings, MART) == 4, 600, "the mart")
     world.airflow.wait_until_idle(TRANSFORM, GOLD)
     catalog = open_catalog(world.settings)
     for name in (str(FACT), str(DIMENSION), "bronze.shop_orders", MART):
@@ -172,7 +172,7 @@ def test_a_gate_that_refuses_fails_at_once_and_publishes_nothing(world: World) -
     run = world.airflow.trigger(LAND, first_day=day(DAYS).isoformat())
     assert world.airflow.wait_for_run(LAND, run)["state"] == "success"
     found = wait_for(
-        lambda: [each for each in world.airflow.runs(TRANSFORM) if each["dag_run_id"] not in done], 60, "the transform"
+        lambda: [each for each in world.airflow.runs(TRANSFORM) if each["dag_run_id"] not in done], 300, "the transform"
     )[-1]
     assert world.airflow.wait_for_run(TRANSFORM, found["dag_run_id"])["state"] == "failed"
     task = world.airflow.tasks(TRANSFORM, found["dag_run_id"])["take_pending"]
@@ -187,8 +187,8 @@ def test_a_corrected_file_is_landed_by_clearing_its_run(world: World) -> None:
     write(world, DAYS)
     [run] = [each for each in world.airflow.runs(LAND) if each["run_type"] == "manual"]
     world.airflow.clear(LAND, run["dag_run_id"])
-    wait_for(lambda: rows(world.settings, str(FACT)) == 30 * (DAYS + 1), 300, "the corrected day in silver")
-    wait_for(lambda: marts_are_current(world.settings), 240, "the marts")
+    wait_for(lambda: rows(world.settings, str(FACT)) == 30 * (DAYS + 1), 600, "the corrected day in silver")
+    wait_for(lambda: marts_are_current(world.settings), 600, "the marts")
     world.airflow.wait_until_idle(LAND, TRANSFORM)
     last = world.airflow.runs(TRANSFORM)[-1]
     assert last["state"] == "success"
@@ -241,7 +241,7 @@ def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> No
     contract.write_text(contract.read_text().replace("    references:\n", rule, 1))
     compile_for(world.settings)
     run = world.airflow.trigger("replay_table", table=str(FACT))
-    wait_for(lambda: world.airflow.tasks("replay_table", run)["approve"]["state"] == "awaiting_input", 240, "the form")
+    wait_for(lambda: world.airflow.tasks("replay_table", run)["approve"]["state"] == "awaiting_input", 600, "the form")
     task = f"/dags/replay_table/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
     shown = world.airflow.ask("GET", task)["body"]
     assert f"of {30 * (DAYS + 1)} rows 0 come in and {DAYS + 1} go out" in shown
@@ -251,7 +251,7 @@ def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> No
     assert rows(world.settings, str(FACT)) == 29 * (DAYS + 1)
     last = extra_of(world.airflow.events(str(FACT))[-1])
     assert last == {"by": "replay", "snapshot_id": read_head(open_catalog(world.settings), FACT).snapshot_id}
-    wait_for(lambda: marts_are_current(world.settings), 240, "the marts")
+    wait_for(lambda: marts_are_current(world.settings), 600, "the marts")
 
 
 def test_the_tables_are_those_that_the_command_line_makes(world: World, tmp_path: Path) -> None:
