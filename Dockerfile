@@ -50,11 +50,11 @@ COPY --from=environment /opt/venv /opt/venv
 COPY --from=jars /opt/cache /opt/cache
 WORKDIR /opt/lakehouse
 COPY . .
-# Contracts compile into an index, and dbt's sources are generated: these folders belong to the account that does it.
+# Contracts compile into an index: the folder belongs to the account that does it.
 RUN --mount=type=bind,from=environment,source=/opt/uv,target=/opt/uv \
     /opt/uv/bin/uv pip install --python /opt/venv/bin/python --offline --no-cache --no-deps --no-build-isolation -e . \
     && python -m compileall -q --invalidation-mode unchecked-hash . \
-    && install -d -o airflow -g root include/contracts include/dbt/models/generated
+    && install -d -o airflow -g root include/contracts
 ENV AIRFLOW_HOME=/opt/airflow \
     LAKEHOUSE_HOME=/var/lib/lakehouse \
     LAKEHOUSE_CACHE=/opt/cache \

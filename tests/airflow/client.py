@@ -86,6 +86,22 @@ class Airflow:
         """The run, when it has ended."""
         return wait_for(lambda: _ended(self.run(dag, run)), seconds, f"{dag} {run} to end")
 
+    def approve(self, dag: str, run: str, seconds: float = 600) -> Mapping[str, Any]:
+        """Approve what the run asks, as often as it asks; the run, when it has ended.
+
+        An answer that comes before the scheduler noted that the task waits (up to a second) makes Airflow try the
+        task again, and ask again.
+        """
+        task = f"/dags/{dag}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+
+        def answer() -> Mapping[str, Any] | None:
+            state = self.tasks(dag, run)["approve"]["state"]
+            if state == "awaiting_input" and not self.ask("GET", task)["response_received"]:
+                self.ask("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
+            return _ended(self.run(dag, run))
+
+        return wait_for(answer, seconds, f"{dag} {run} to end")
+
     def wait_until_idle(self, *dags: str, seconds: float = 600) -> None:
         """Until no run of these DAGs is queued or running."""
 

@@ -246,8 +246,7 @@ def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> No
     shown = world.airflow.ask("GET", task)["body"]
     assert f"of {30 * (DAYS + 1)} rows 0 come in and {DAYS + 1} go out" in shown
     assert rows(world.settings, str(FACT)) == 30 * (DAYS + 1), "nothing is published before"
-    world.airflow.ask("PATCH", task, json={"chosen_options": ["Approve"], "params_input": {}})
-    assert world.airflow.wait_for_run("replay_table", run)["state"] == "success"
+    assert world.airflow.approve("replay_table", run)["state"] == "success"
     assert rows(world.settings, str(FACT)) == 29 * (DAYS + 1)
     last = extra_of(world.airflow.events(str(FACT))[-1])
     assert last == {"by": "replay", "snapshot_id": read_head(open_catalog(world.settings), FACT).snapshot_id}

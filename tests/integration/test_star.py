@@ -351,8 +351,10 @@ def test_a_table_that_changed_by_forgets_is_refused(worked: Lake, tmp_path: Path
     path = project / "models" / "marts" / "marts.yml"
     path.write_text(path.read_text().replace("          dim_product: product_key\n", ""))
     lake = Lake(worked.spark, worked.settings.model_copy(update={"dbt": project}))
+    files = sorted(project.rglob("*"))
     before, ansi = marts(worked), worked.spark.conf.get("spark.sql.ansi.enabled")
     with pytest.raises(MartsBroken, match="changed_by of mart sales_star names .*; its SQL reads .*dim_product"):
         run_gold(Marts(lake, ALL))
     assert marts(worked) == before
     assert worked.spark.conf.get("spark.sql.ansi.enabled") == ansi == "true"
+    assert sorted(project.rglob("*")) == files, "other lakes may use the project at the same time"

@@ -185,7 +185,6 @@ def test_what_the_image_needs_enters_it(path: str) -> None:
         "stack.env",
         "tests/unit/test_compose.py",
         "include/contracts/index.json",
-        "include/dbt/models/generated/sources.yml",
         "include/lakehouse/core/__pycache__/settings.cpython-311.pyc",
         "include/lakehouse.egg-info/PKG-INFO",
         "docker/minio/Dockerfile",

@@ -44,9 +44,9 @@ def mart_models(project: Path) -> list[dict[str, Any]]:
 
 
 def model_files(project: Path) -> list[Path]:
-    """The files that say what models are; not those that a run generates."""
+    """The files that say what models are."""
     files = [*project.glob("models/**/*.sql"), *project.glob("models/**/*.yml")]
-    return sorted(path for path in files if "generated" not in path.parts)
+    return sorted(files)
 
 
 def declared_marts(project: Path) -> list[DeclaredMart]:
@@ -129,7 +129,7 @@ def project_fingerprint(project: Path, contracts: Sequence[Contract]) -> str:
     """A hash of everything in the dbt project, and of what it takes from contracts, that decides the marts' content."""
     digest = hashlib.sha256()
     files = [*project.glob("macros/**/*"), *project.glob("models/**/*"), project / "dbt_project.yml"]
-    for path in sorted(file for file in files if file.is_file() and "generated" not in file.parts):
+    for path in sorted(file for file in files if file.is_file()):
         digest.update(f"{path.relative_to(project)}\0".encode() + path.read_bytes() + b"\0")
     for contract in contracts:
         for name, table in contract.tables.items():

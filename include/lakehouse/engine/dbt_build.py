@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,20 @@ class MartsBroken(LakehouseError):
     exit_code = 3
 
 
-def write_sources(project: Path, contracts: Sequence[Contract]) -> Path:
+def build(spark: SparkSession, settings: Settings, contracts: Sequence[Contract], said: Mapping[str, str]) -> None:
+    """Build and test all models, in dbt's own order; the first error or failed test ends it.
+
+    dbt's sources are generated from the contracts, into a folder of this lake's home: lakes with other contracts may
+    use the same project at the same time. ``said`` is what macros may ask of the engine, by name. Raises
+    :class:`GateFailed` where tests failed, and :class:`MartsBroken` where a model or a test could not be run.
+    """
+    sources = _write_sources(settings.home / "dbt" / "sources", contracts)
+    where = os.path.relpath(sources, settings.dbt)  # dbt takes folders of models relative to its project
+    with _conf(spark, said), _session_of_dbt(spark):
+        _invoke(settings, ["build", "--fail-fast", "--vars", json.dumps({"generated": where})])
+
+
+def _write_sources(folder: Path, contracts: Sequence[Contract]) -> Path:
     """Generate dbt's sources from the contracts, with what macros need of them."""
     tables = [
         {
@@ -38,24 +52,14 @@ def write_sources(project: Path, contracts: Sequence[Contract]) -> Path:
         for contract in contracts
         for name, table in contract.tables.items()
     ]
-    path = project / "models" / "generated" / "sources.yml"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / "sources.yml"
+    folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({"version": 2, "sources": [{"name": "silver", "tables": tables}]}, sort_keys=False)
     if not path.exists() or path.read_text("utf-8") != text:  # an equal file keeps dbt's parse cache warm
         beside = path.with_suffix(f".{os.getpid()}")
         beside.write_text(text, "utf-8")
-        beside.replace(path)  # another run of the same project never reads half a file
-    return path
-
-
-def build(spark: SparkSession, settings: Settings, said: Mapping[str, str]) -> None:
-    """Build and test all models, in dbt's own order; the first error or failed test ends it.
-
-    ``said`` is what macros may ask of the engine, by name. Raises :class:`GateFailed` where tests failed, and
-    :class:`MartsBroken` where a model or a test could not be run.
-    """
-    with _conf(spark, said), _session_of_dbt(spark):
-        _invoke(settings, ["build", "--fail-fast"])
+        beside.replace(path)  # another run of the same lake never reads half a file
+    return folder
 
 
 @contextmanager

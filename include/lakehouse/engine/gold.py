@@ -22,7 +22,7 @@ from lakehouse.contracts.model import Contract
 from lakehouse.core import names
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.changes import Since, changed_members, changed_units, changes_since
-from lakehouse.engine.dbt_build import build, write_sources
+from lakehouse.engine.dbt_build import build
 from lakehouse.engine.publish import Lake, Target, create_missing, publish
 from lakehouse.engine.report import TableReport
 from lakehouse.engine.spark_errors import readable
@@ -80,7 +80,6 @@ def run_gold(marts: Marts) -> list[TableReport]:
     create_missing(
         marts.lake, [silver_spec(contract, name) for contract in marts.contracts for name in contract.tables]
     )
-    write_sources(marts.project, marts.contracts)
     published = publish(marts.lake, _GoldJob(marts))
     seconds = (time.perf_counter() - started) / max(1, len(published))
     return [
@@ -129,7 +128,7 @@ class _GoldWork:
         views = {name: rows for way in ways.values() for name, rows in way.views.items()}
         target = next(iter(targets.values()))
         with _on_branch(target), target.stamped_session(), _temporary_views(views):
-            build(lake.spark, lake.settings, said)
+            build(lake.spark, lake.settings, self.marts.contracts, said)
 
     def gate(self, targets: Mapping[TableName, Target]) -> None:
         """dbt's tests ran on the branch, as part of its build."""
