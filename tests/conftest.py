@@ -10,7 +10,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -26,9 +26,11 @@ __all__ = ["change_table", "lake", "new_lake", "new_settings", "servers"]
 FOLDERS = ("spark", "integration", "faults", "bad_input", "airflow")
 # What takes many minutes begins first, so that no process works on it alone at the end.
 LONGEST = (
-    "test_kills", "test_real_data", "test_operations", "test_histories", "test_history_mutants", "test_pipeline",
-    "test_star",
+    "test_kills", "test_real_data", "test_operations", "test_walk", "test_histories", "test_history_mutants",
+    "test_pipeline", "test_star",
 )  # fmt: skip
+# These share one Airflow: a process takes both, one after the other.
+ONE_AIRFLOW = ("tests/airflow/test_operations.py", "tests/airflow/test_walk.py")
 # PySpark's sockets to its JVM, and the connections that PyIceberg's catalog keeps in a pool.
 LEFT_TO_THE_COLLECTOR = ("unclosed <socket", "<psycopg.Connection")
 SEED = "LAKEHOUSE_TEST_SEED"
@@ -57,6 +59,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(getattr(pytest.mark, folder))
                 for warning in LEFT_TO_THE_COLLECTOR:
                     item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}:ResourceWarning"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile``, files that share what is expensive to start go to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadFilesTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return ONE_AIRFLOW[0] if file in ONE_AIRFLOW else file
+
+    return LoadFilesTogether(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture
