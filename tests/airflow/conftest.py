@@ -118,8 +118,9 @@ def started(place: Path, project: Path, webhook: Webhook, files: str) -> Iterato
 
 
 def copy_project(folder: Path) -> Path:
-    """The layout of a project: DAG files of ours, one small contract, one mart."""
-    shutil.copytree(PROJECT_ROOT / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    """The layout of a project: DAG files and plugins of ours, one small contract, one mart."""
+    for name in ("dags", "plugins"):
+        shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PROJECT / "contracts", folder / "include" / "contracts")
     dbt = PROJECT_ROOT / "include" / "dbt"
     ours = shutil.ignore_patterns("models", "target", "logs")
