@@ -23,6 +23,8 @@ MISSING = "there is no browser: install Chromium (on Debian and Ubuntu: apt-get 
 # No service of the browser's maker is looked for; --no-sandbox, which root needs, is Playwright's default.
 FLAGS = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync")
 SIZE: Any = {"width": 1280, "height": 880}
+PATIENCE_MS = 60_000
+"""How long a step waits for what it expects; three processes of tests may share two cores."""
 Theme = Literal["light", "dark"]
 
 
@@ -92,7 +94,7 @@ class Screen:
         assert sent.value.ok, sent.value.text()
         return sent.value.json()
 
-    def see_run(self, dag: str, run: str, state: str, seconds: float = 120) -> None:
+    def see_run(self, dag: str, run: str, state: str, seconds: float = 600) -> None:
         """Open a run and wait until its badge says so; the UI brings itself up to date."""
         self.page.goto(f"/dags/{dag}/runs/{run}")
         badge = self.page.get_by_test_id("header-card").get_by_test_id("state-badge")
@@ -125,8 +127,8 @@ def opened(base: str, pictures: Path) -> Iterator[Screen]:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = browser.new_context(base_url=base, viewport=SIZE, locale="en-GB", timezone_id="UTC")
-        context.set_default_timeout(20_000)
-        expect.set_options(timeout=20_000)
+        context.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         screen = Screen(context.new_page(), pictures)
 
         def asked(request: Request) -> None:

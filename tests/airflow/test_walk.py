@@ -62,7 +62,7 @@ class Walk:
 
     def next_transform(self, before: set[str]) -> str:
         """The run of the transform that began since, as soon as there is one."""
-        return wait_for(lambda: self.transforms() - before, 60, "the transform to start").pop()
+        return wait_for(lambda: self.transforms() - before, 180, "the transform to start").pop()
 
 
 def commands(name: str) -> str:
@@ -132,7 +132,7 @@ def test_land_a_day(walk: Walk, screen: Screen) -> None:
     screen.open_dag(walk.land)
     run = trigger(walk, screen, walk.first, picture="form")
     screen.see_run(walk.land, run, "Success")
-    screen.see_run(walk.transform, walk.next_transform(before), "Success", seconds=240)
+    screen.see_run(walk.transform, walk.next_transform(before), "Success")
     screen.shoot("watch")
 
 
@@ -159,7 +159,7 @@ def test_break_a_file(walk: Walk, screen: Screen, desk: Path, broken_run: list[s
     broken_run.append(trigger(walk, screen, walk.day(1)))
     screen.see_run(walk.land, broken_run[0], "Success")
     run = walk.next_transform(before)
-    screen.see_run(walk.transform, run, "Failed", seconds=240)
+    screen.see_run(walk.transform, run, "Failed")
     screen.page.get_by_test_id("table-list").get_by_role("link", name="nothing_held").click()
     what = screen.page.get_by_test_id("summary-AirflowFailException")
     expect(what).to_contain_text("rules hold back")
@@ -183,7 +183,7 @@ def test_fix_it(walk: Walk, screen: Screen, desk: Path, broken_run: list[str]) -
     expect(dialog).to_contain_text("land")
     screen.shoot("clear")
     dialog.get_by_role("button", name="Confirm").click()
-    wait_for(lambda: walk.world.airflow.tasks(walk.land, run)["land"]["try_number"] == 2, 60, "the second try")
+    wait_for(lambda: walk.world.airflow.tasks(walk.land, run)["land"]["try_number"] == 2, 180, "the second try")
     screen.see_run(walk.land, run, "Success")
 
 
@@ -200,9 +200,9 @@ def test_backfill(walk: Walk, screen: Screen) -> None:
     screen.send(dialog.get_by_role("button", name="Run Backfill"), "/backfills")
     screen.page.goto(f"/dags/{walk.land}/runs?run_type=backfill")
     runs = [run for run in walk.world.airflow.runs(walk.land) if run["run_type"] == "backfill"]
-    expect(screen.page.get_by_test_id("table-cell-state")).to_have_text(["Success"] * len(runs), timeout=120_000)
+    expect(screen.page.get_by_test_id("table-cell-state")).to_have_text(["Success"] * len(runs), timeout=300_000)
     screen.shoot("backfilled")
-    walk.world.airflow.wait_until_idle(walk.land, walk.transform)
+    walk.world.airflow.wait_until_idle(walk.land, walk.transform, seconds=600)
     screen.see_run(walk.transform, walk.world.airflow.runs(walk.transform)[-1]["dag_run_id"], "Success")
 
 
