@@ -98,13 +98,13 @@ def write_orders(folder: Path, day: date) -> None:
 
 
 @pytest.fixture(scope="module")
-def window(walk: Walk) -> Iterator[Screen]:
+def window(walk: Walk, request: pytest.FixtureRequest) -> Iterator[Screen]:
     """One window for the walk; at its end it says where its pictures are."""
     shutil.rmtree(PICTURES, ignore_errors=True)
     with opened(walk.world.airflow.url, PICTURES) as screen:
         yield screen
     print(f"\n{len(screen.taken)} pictures in {PICTURES}")
-    if IS_FOR_THE_DOCUMENT:
+    if IS_FOR_THE_DOCUMENT and not request.session.testsfailed:
         DOCUMENT.with_suffix("").mkdir(exist_ok=True)
         for name in re.findall(r"\]\((walk/[a-z-]+\.webp)\)", DOCUMENT.read_text("utf-8")):
             shutil.copy(PICTURES / Path(name).name, DOCUMENT.parent / name)
