@@ -26,7 +26,7 @@ ifneq ($(LOST_JARS),)
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup lock demo up down test test-unit soak guards lint lint-docker clean check-java check-python
+.PHONY: help setup lock demo up down test walk test-unit soak guards lint lint-docker clean check-java check-python
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -50,6 +50,9 @@ WORKERS ?= 3
 
 test: check-java $(STAMP) ## Run every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+walk: check-java $(STAMP) ## Walk through docs/walk.md in a browser with sample data, and take its pictures anew
+	@WALK_WITH_SAMPLES=1 $(BIN)/python -m pytest -s tests/airflow/test_walk.py
 
 test-unit: check-java $(STAMP) ## Run the tests that need neither Spark nor servers
 	@$(BIN)/python -m pytest tests/unit

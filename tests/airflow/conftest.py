@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -78,7 +79,13 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def world(place: Path, webhook: Webhook) -> Iterator[World]:
     """Everything, started once; no process is left at the end."""
-    project = copy_project(place / "project")
+    with started(place, copy_project(place / "project"), webhook, "shop/orders") as running:
+        yield running
+
+
+@contextmanager
+def started(place: Path, project: Path, webhook: Webhook, files: str) -> Iterator[World]:
+    """A stack below ``place`` with a project's DAGs, contracts and marts; ``files`` says where its source looks."""
     told = {
         "LAKEHOUSE_HOME": place / "home",
         "LAKEHOUSE_DAGS": project / "dags",
@@ -105,17 +112,18 @@ def world(place: Path, webhook: Webhook) -> Iterator[World]:
             up(load_settings(), with_airflow=True)
             settings = load_settings()
             admin = logins(settings)[0]
-            files = place / "sources" / "shop" / "orders"
-            files.mkdir(parents=True)
-            yield World(settings, Airflow(settings.airflow_url, admin.user, admin.password), files, webhook)
+            folder = place / "sources" / files
+            folder.mkdir(parents=True)
+            yield World(settings, Airflow(settings.airflow_url, admin.user, admin.password), folder, webhook)
         finally:
             down(load_settings())
     assert _left(place) == []
 
 
 def copy_project(folder: Path) -> Path:
-    """The layout of a project: DAG files of ours, one small contract, one mart."""
-    shutil.copytree(PROJECT_ROOT / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    """The layout of a project: DAG files and plugins of ours, one small contract, one mart."""
+    for name in ("dags", "plugins"):
+        shutil.copytree(PROJECT_ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PROJECT / "contracts", folder / "include" / "contracts")
     dbt = PROJECT_ROOT / "include" / "dbt"
     ours = shutil.ignore_patterns("models", "target", "logs")

@@ -128,6 +128,16 @@ def test_failpoints_that_documents_name_exist() -> None:
     assert {name for name in there if not name.startswith("land.")} == named
 
 
+def test_pictures_are_few_small_and_shown() -> None:
+    """`make walk` takes them; each is one that its document shows."""
+    folder = PROJECT_ROOT / "docs" / "walk"
+    pictures = sorted(folder.iterdir())
+    assert 0 < len(pictures) <= 8
+    assert [picture.name for picture in pictures if picture.stat().st_size > 100_000] == []
+    shown = re.findall(r"!\[[^\]]+\]\(walk/([^)]+)\)", folder.with_suffix(".md").read_text("utf-8"))
+    assert sorted(shown) == [picture.name for picture in pictures]
+
+
 def test_every_decision_is_listed() -> None:
     folder = PROJECT_ROOT / "docs" / "adr"
     listed = LINK.findall((folder / "README.md").read_text("utf-8"))
