@@ -7,11 +7,10 @@ Doing it again changes nothing.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from lakehouse.contracts.index import compile_for
-from lakehouse.core.errors import LakehouseError
+from lakehouse.core.errors import told_on_stderr
 from lakehouse.core.settings import load_settings
 from lakehouse.stack.airflow_supervisor import prepare
 
@@ -23,8 +22,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_on_stderr():
         main()
-    except LakehouseError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from lakehouse.core.connect_conf import server_conf
-from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.errors import SettingsError, told_on_stderr
 from lakehouse.core.settings import Settings, load_settings
 from lakehouse.core.spark_conf import write_conf
 from lakehouse.core.spark_place import DEFAULT_PORT
@@ -51,8 +51,5 @@ def main(role: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] not in (["jobs"], ["readers"]):
         sys.exit(__doc__)
-    try:
+    with told_on_stderr():
         main(sys.argv[1])
-    except LakehouseError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.errors import SettingsError, told_on_stderr
 from lakehouse.core.jars import spark_jars_folder
 from lakehouse.core.settings import Settings, load_settings
 from lakehouse.stack.files import private_folder, write_private
@@ -61,8 +61,5 @@ def main(role: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] not in (["master"], ["worker"]):
         sys.exit(__doc__)
-    try:
+    with told_on_stderr():
         main(sys.argv[1])
-    except LakehouseError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -44,15 +43,6 @@ from lakehouse.page.view import LakeView
 SALES, CATALOGUE = "retail.sales", "crm.catalogue"
 FACT = "silver.fact_sales_line"
 DAY = date(2024, 4, 9)
-
-
-@pytest.fixture
-def contracts(tmp_path: Path) -> Path:
-    """The project's own contracts, in a folder of this test."""
-    folder = tmp_path / "contracts"
-    source = PROJECT_ROOT / "include" / "contracts"
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("index.json"))
-    return folder
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from lakehouse.cli import (
     stack,
     trim,
 )
-from lakehouse.core.errors import LakehouseError
+from lakehouse.core.errors import told_on_stderr
 from lakehouse.core.process import end_with_parent
 
 app = typer.Typer(
@@ -44,10 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     end_with_parent()
     try:
-        app(args=arguments, prog_name="lakehouse" if arguments else None)
-    except LakehouseError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        with told_on_stderr():
+            app(args=arguments, prog_name="lakehouse" if arguments else None)
     except KeyboardInterrupt:
         print("stopped; what was published stays, the rest is still pending", file=sys.stderr)
         sys.exit(130)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LakehouseError(Exception):
     """Base of every error that a person is meant to read.
@@ -85,3 +89,13 @@ class TableBusy(TransientError):
 
 class ConcurrentCommit(TransientError):
     """``main`` moved while an attempt was being written."""
+
+
+@contextmanager
+def told_on_stderr() -> Iterator[None]:
+    """Around a whole program: an error that a person is meant to read goes to stderr, and sets the exit code."""
+    try:
+        yield
+    except LakehouseError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

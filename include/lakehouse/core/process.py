@@ -51,6 +51,16 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether the process still runs. One that has ended but was not collected counts as ended."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _ancestor(pid: int) -> psutil.Process | None:
     import psutil
 
@@ -59,21 +69,11 @@ def _ancestor(pid: int) -> psutil.Process | None:
 
 def _outlive(ancestor: psutil.Process, patience_seconds: float) -> None:
     """Wait for the end of a process; then tell this one to end, and kill it in case that it does not."""
-    while _runs(ancestor):
+    while runs(ancestor):
         time.sleep(_LOOK_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(patience_seconds)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _runs(process: psutil.Process) -> bool:
-    """Whether it runs; one that has ended and was not collected yet does not."""
-    import psutil
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _prctl(option: int, value: int) -> None:

@@ -19,6 +19,7 @@ import psutil
 
 from lakehouse.core.errors import ConcurrentCommit, LakehouseError, TableBusy
 from lakehouse.core.names import TableName
+from lakehouse.core.process import runs
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.lock import LOCKS_OF, connected, lock_number, table_locks
 from lakehouse.engine.orphans import ORPHAN_DAYS, find_orphans, places
@@ -121,7 +122,7 @@ class Leftovers:
         for pid, name in sorted({(int(pid), str(name)) for _, pid, name in held}):
             host, _, process = name.rpartition(" ")[2].rpartition(":")
             if host == self.host and process.isdigit() and int(process) != os.getpid():
-                if not psutil.pid_exists(int(process)):
+                if _has_ended(int(process)):
                     yield Leftover("lock", name, str(pid), "dead", f"process {process} of this machine has ended")
 
     def _branches(self, holders: Mapping[int, str]) -> Iterator[Leftover]:
@@ -261,3 +262,10 @@ def _moved(name: TableName) -> ConcurrentCommit:
     return ConcurrentCommit(
         f"{name} changed while it was cleaned", untouched=f"{name}", todo="run `lakehouse doctor --fix` again"
     )
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return not runs(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return True

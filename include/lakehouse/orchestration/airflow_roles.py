@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 from lakehouse.core.airflow_roles import AUTH_MANAGER, ROLES, Right, Role, is_fab
-from lakehouse.core.errors import LakehouseError, SettingsError
+from lakehouse.core.errors import SettingsError, told_on_stderr
 from lakehouse.core.process import end_with_parent
 
 
@@ -68,12 +67,9 @@ def main() -> None:
     """Bring them, and say what changed."""
     end_with_parent()
     logging.disable(logging.WARNING)  # FAB tells of every right, and Airflow of its libraries
-    try:
+    with told_on_stderr():
         for change in bring_roles():
             print(change)
-    except LakehouseError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from lakehouse.core.errors import StackError
+from lakehouse.core.process import runs
 from lakehouse.stack.files import write_private
 
 _POLL_SECONDS = 0.02
@@ -62,13 +63,10 @@ def read_record(path: Path) -> Record | None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether the process still runs. One that has ended but was not collected counts as ended."""
+    """Whether the process still runs. A child of ours that has ended is collected."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return runs(process)
 
 
 def owned(record: Record) -> psutil.Process | None:
