@@ -110,7 +110,7 @@ Files = dict[str, Entry]
 class BackedUp:
     """A table of a set. ``metadata`` is the original's file, ``query_metadata`` what a catalog registers.
 
-    ``rows`` is None where delete files by equality leave it open; ``files`` and ``size_bytes`` are those of all snapshots.
+    ``rows`` is None where deletes by equality leave it open; ``files`` and ``size_bytes`` are those of all snapshots.
     """
 
     table: str
