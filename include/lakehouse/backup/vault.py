@@ -97,7 +97,13 @@ class Vault:
         checksum = base64.b64encode(bytes.fromhex(digest)).decode()
         condition: dict[str, Any] = {} if anew else {"IfNoneMatch": "*"}
         lock, until = self._lock()
-        put = partial(self.store.client.put_object, Bucket=self.store.bucket, Key=key, ChecksumSHA256=checksum)
+        put = partial(
+            self.store.client.put_object,
+            Bucket=self.store.bucket,
+            Key=key,
+            ChecksumAlgorithm="SHA256",
+            ChecksumSHA256=checksum,
+        )
         try:
             answer = self.store.ask(key, lambda: put(Body=body, **condition, **lock), len(body))
         except Taken:
