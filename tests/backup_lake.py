@@ -56,7 +56,8 @@ class SmallLake:
 
     def table(self, name: str, rows: int = 3, **properties: str) -> Any:
         """A table with some rows; the same again appends."""
-        content = pa.table({"id": pa.array(range(rows), pa.int64()), "city": [f"{name}-{n}" for n in range(rows)]})
+        names = [f"{name}-{n}" for n in range(rows)]
+        content = pa.table({"id": pa.array(range(rows), pa.int64()), "city": pa.array(names, pa.string())})
         if name not in self.tables:
             namespace = name.partition(".")[0]
             self.catalog.create_namespace_if_not_exists(namespace)
@@ -90,13 +91,7 @@ class SmallLake:
 
     def read_in_place(self, found: BackupSet, folder: Path) -> dict[str, list[dict[str, Any]]]:
         """Every table of a set, registered in a scratch catalog of its own, with nothing of the lake at hand."""
-        scratch = catalog_at(self.settings, folder / f"scratch-{uuid.uuid4().hex}.db")
-        rows = {}
-        for table in found.manifest.tables:
-            namespace = table.table.partition(".")[0]
-            scratch.create_namespace_if_not_exists(namespace)
-            rows[table.table] = content_of(scratch.register_table(table.table, table.query_metadata))
-        return rows
+        return read_in_place(self.settings, found, folder)
 
     def contents(self) -> dict[str, list[dict[str, Any]]]:
         """The rows of every table as they are now."""
@@ -147,10 +142,20 @@ def catalog_at(settings: Settings, path: Path) -> Any:
         **{
             "s3.endpoint": settings.s3_endpoint,
             "s3.region": settings.s3_region,
-            "s3.access-key-id": "a",
-            "s3.secret-access-key": "b",
+            "s3.access-key-id": settings.s3_access_key_id,
+            "s3.secret-access-key": settings.s3_secret_access_key.get_secret_value(),
         },
     )
+
+
+def read_in_place(settings: Settings, found: BackupSet, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every table of a set, from a scratch catalog that knows nothing but the set."""
+    scratch = catalog_at(settings, folder / f"scratch-{uuid.uuid4().hex}.db")
+    rows = {}
+    for table in found.manifest.tables:
+        scratch.create_namespace_if_not_exists(table.table.partition(".")[0])
+        rows[table.table] = content_of(scratch.register_table(table.table, table.query_metadata))
+    return rows
 
 
 def content_of(table: Any) -> list[dict[str, Any]]:
