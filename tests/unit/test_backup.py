@@ -389,3 +389,23 @@ def test_reused_files_are_locked_for_longer(lake: SmallLake) -> None:
             head = lake.vault.head(stored.key)
             assert head and head.version == was.version
             assert head.locked_until == stored.locked_until > was.locked_until
+
+
+@pytest.mark.parametrize("name", ["files.jsonl.gz", "manifest.json"])
+def test_a_set_that_cannot_be_read_is_passed_over_by_the_next(name: str, lake: SmallLake, tmp_path: Path) -> None:
+    first, second = lake.back_up(), lake.back_up()
+    overwrite(lake, f"sets/{second.id}/{name}", b"{}")
+    third = lake.back_up()
+    assert third.manifest.parent == first.id and lake.verify(third).is_good
+    assert lake.read_in_place(third, tmp_path) == lake.contents()
+
+
+def test_a_full_set_reads_everything_again_and_stores_it_once(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = lake.back_up()
+    read = requests(lake, monkeypatch)
+    again = lake.back_up(is_full=True)
+    assert len(read) >= len(first.files()) and again.manifest.parent == first.id
+    versions = [{x.version for e in made.files().values() for x in e.objects} for made in (first, again)]
+    assert versions[0] == versions[1]

@@ -48,6 +48,7 @@ from lakehouse.backup.sets import (
 from lakehouse.backup.signing import Signer, signer_of
 from lakehouse.backup.vault import Vault
 from lakehouse.core.clock import Clock
+from lakehouse.core.errors import IntegrityError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.settings import Settings
 from lakehouse.ledger.decisions import decision_log
@@ -77,27 +78,49 @@ def create_from(
     """The same from this catalog. Needs the locks: nobody else makes a set, and nobody removes files."""
     vault = Vault.open(settings, clock.now())
     signer, places = signer_of(settings), Places.of(settings)
-    begun, parent = _stand(vault, signer)
-    if parent and is_full:
-        begun, parent = None, None
-    if begun and begun.parent == (parent.id if parent else "") and _is_here(begun, places):
+    begun, parent = _stand(vault, signer, told)
+    before = _Before.of(parent, is_full=is_full)
+    if begun and begun.parent == before.id and _is_here(begun, places):
         try:
-            return _Build(settings, vault, places, begun, parent, told).run(signer, clock)
+            return _Build(settings, vault, places, begun, before, told).run(signer, clock)
         except FilesMissing:
             told("a set that was cut short needs files that are gone; making a new cut", 0, 0)
-    ends = parent.manifest.sources if parent else {}
-    plan = cut(engine, ObjectStore.open(settings), places, clock, parent.id if parent else "", ends)
+    plan = cut(engine, ObjectStore.open(settings), places, clock, before.id, before.ends)
     vault.put(set_key(plan.id, PLAN), plan.to_json())
     failpoint("backup.after_plan")
-    return _Build(settings, vault, places, plan, parent, told).run(signer, clock)
+    return _Build(settings, vault, places, plan, before, told).run(signer, clock)
 
 
-def _stand(vault: Vault, signer: Signer) -> tuple[Plan | None, BackupSet | None]:
-    """A set that was begun after the last complete one, if any, and that one."""
+@dataclass(frozen=True)
+class _Before:
+    """What an earlier complete set has: its entries, which need not be read again, and the ends of its logs."""
+
+    id: str = ""
+    files: Files = field(default_factory=dict)
+    tables: Mapping[tuple[str, str], BackedUp] = field(default_factory=dict)
+    ends: Mapping[str, LogEnds] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: BackupSet | None, *, is_full: bool) -> _Before:
+        """Of this set; where everything is to be read again, only how far its logs went."""
+        if found is None:
+            return cls()
+        tables = {(each.table, each.metadata): each for each in found.manifest.tables}
+        return cls(found.id, {} if is_full else found.files(), tables, found.manifest.sources)
+
+
+def _stand(vault: Vault, signer: Signer, told: Told) -> tuple[Plan | None, BackupSet | None]:
+    """A set that was begun after the last complete one that can be read, if any, and that one."""
     begun: Plan | None = None
     for set_id in reversed(set_ids(vault)):
         if is_complete(vault, set_id):
-            return begun, load_set(vault, set_id, signer.public_key)
+            try:
+                found = load_set(vault, set_id, signer.public_key)
+                found.files()
+            except IntegrityError as error:
+                told(f"{set_id} is of no use: {error.what}", 0, 0)
+                continue
+            return begun, found
         key = set_key(set_id, PLAN)
         if begun is None and vault.head(key) and not vault.head(set_key(set_id, PRUNED)):
             begun = Plan.from_json(vault.get(key), vault.store.where(key))
@@ -116,7 +139,7 @@ class _Build:
     vault: Vault
     places: Places
     plan: Plan
-    parent: BackupSet | None
+    before: _Before
     told: Told
     entries: Files = field(default_factory=dict)
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -125,11 +148,11 @@ class _Build:
 
     def __post_init__(self) -> None:
         progress = Progress(self.vault, self.plan.id)
-        damaged = damaged_keys(self.vault, self.parent.id) if self.parent else frozenset()
-        known = self.parent.files() if self.parent else {}
-        lake = ObjectStore.open(self.settings)
-        self.landing = lake
-        self.copier = Copier(self.vault, lake, self.places, progress, known, progress.read(), damaged, self.told)
+        damaged = damaged_keys(self.vault, self.before.id) if self.before.id else frozenset()
+        self.landing = ObjectStore.open(self.settings)
+        self.copier = Copier(
+            self.vault, self.landing, self.places, progress, self.before.files, progress.read(), damaged, self.told
+        )
 
     def run(self, signer: Signer, clock: Clock) -> BackupSet:
         """Everything that the plan refers to, and then the documents of the set."""
@@ -312,14 +335,11 @@ class _Build:
         below = reachable(self.entries, entry.uri)
         query = self.places.uri(entry.place.key) if pointer.kind == "TABLE" else ""
         files = len(below), sum(self.entries[uri].copy.size_bytes for uri in below)
-        same = self._before().get((pointer.table, entry.uri))
+        same = self.before.tables.get((pointer.table, entry.uri))
         if same and entry.uri not in self.bodies:
             return replace(same, query_metadata=query, files=files[0], size_bytes=files[1])
         body = self.bodies.get(entry.uri) or self.vault.get(entry.copy.key)
         return _described(pointer, json.loads(body), query, *files)
-
-    def _before(self) -> Mapping[tuple[str, str], BackedUp]:
-        return {(each.table, each.metadata): each for each in self.parent.manifest.tables} if self.parent else {}
 
 
 def _pointed(pointer: Pointer) -> Kind:

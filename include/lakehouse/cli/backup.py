@@ -77,9 +77,12 @@ def list_sets(as_json: Json = False) -> None:
     current = settings()
     vault, public_key = _vault(), public_key_of(current)
     complete = complete_ids(vault)
-    found = [
-        (load_set(vault, set_id, public_key).manifest, read_records(vault, set_id)) for set_id in reversed(complete)
-    ]
+    found: list[tuple[Manifest, list[Verification]]] = []
+    for set_id in reversed(complete):
+        try:
+            found.append((load_set(vault, set_id, public_key).manifest, read_records(vault, set_id)))
+        except IntegrityError as error:
+            typer.echo(f"{set_id} is of no use: {error.what}", err=True)
     if as_json:
         typer.echo(json.dumps([{**_plain(each), "verified": _verified(records)} for each, records in found], indent=1))
         return
