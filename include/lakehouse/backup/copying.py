@@ -122,9 +122,9 @@ class Copier:
         """Store a small file whose content is looked into, and return it; None where it is missing."""
         found = self.resumed.get(reference.uri)
         if found and self._is_whole(found):
-            body: bytes | None = self.vault.get(found.copy.key)
-            if body is not None and hashlib.sha256(body).hexdigest() == found.copy.sha256:
-                return reference, found, body
+            kept = self.vault.get(found.copy.key)
+            if hashlib.sha256(kept).hexdigest() == found.copy.sha256:
+                return reference, found, kept
         body = self._body(reference)
         if body is None:
             return None
