@@ -12,17 +12,22 @@ from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
 from tests.backup_lake import AT, SOURCE, SmallLake, make_lake
+from typer.testing import CliRunner
 
 from lakehouse.backup import copying, vault
 from lakehouse.backup.create import create_from
 from lakehouse.backup.prune import Policy, decide, plan_prune, run_prune
 from lakehouse.backup.sets import BackupSet, complete_ids, load_set, set_ids
-from lakehouse.backup.signing import new_key, public_key_of
+from lakehouse.backup.signing import check_signature, new_key, public_key_of, signer_of
 from lakehouse.backup.verify import Share
+from lakehouse.cli import backup as cli
+from lakehouse.cli.main import app
 from lakehouse.core.clock import FixedClock
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.failpoints import FailpointHit
+from lakehouse.core.settings import Settings
 
 POINTS = (
     "after_plan", "after_metadata", "after_copy", "after_copies", "before_manifest", "before_complete"
@@ -409,3 +414,34 @@ def test_a_full_set_reads_everything_again_and_stores_it_once(
     assert len(read) >= len(first.files()) and again.manifest.parent == first.id
     versions = [{x.version for e in made.files().values() for x in e.objects} for made in (first, again)]
     assert versions[0] == versions[1]
+
+
+def test_the_commands_say_what_there_is(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "settings", lambda: lake.settings)
+
+    def say(*words: str) -> str:
+        done = CliRunner().invoke(app, ["backup", *words])
+        assert done.exception is None, done.exception
+        return done.stdout
+
+    made = lake.back_up()
+    assert made.id in say("list") and "silver.dim_shop" in say("show") and "3 batches, 1 decisions" in say("show")
+    assert "0 damaged" in say("verify", "--all")
+    [listed] = json.loads(say("list", "--json"))
+    assert (listed["id"], listed["tables"], listed["verified"][-4:]) == (made.id, 2, "good")
+    overwrite(lake, next(iter(made.files().values())).copy.key, b"")
+    done = CliRunner().invoke(app, ["backup", "verify", made.id])
+    assert isinstance(done.exception, IntegrityError) and "1 files" in str(done.exception)
+    assert "0 bytes" in done.stdout and "still whole" in done.stdout
+
+
+def test_a_new_key_signs_and_is_checked() -> None:
+    done = CliRunner().invoke(app, ["backup", "key"])
+    values = dict(line.split("=") for line in done.stdout.split())
+    private, public = (values[f"LAKEHOUSE_BACKUP_{name}_KEY"] for name in ("SIGNING", "PUBLIC"))
+    signer = signer_of(Settings(backup_signing_key=SecretStr(private)))
+    assert signer.public_key == public == public_key_of(Settings(backup_public_key=public))
+    check_signature(b"text", signer.sign(b"text"), public, "here")
+    for data, signature in ((b"other", signer.sign(b"text")), (b"text", "?"), (b"text", "")):
+        with pytest.raises(IntegrityError, match="not signed"):
+            check_signature(data, signature, public, "here")
