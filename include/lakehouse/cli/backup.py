@@ -87,11 +87,11 @@ def list_sets(as_json: Json = False) -> None:
         typer.echo(json.dumps([{**_plain(each), "verified": _verified(records)} for each, records in found], indent=1))
         return
     grid = Grid()
-    for column in ("set", "cut", "tables", "files", "size", "new", "verified"):
-        grid.add_column(column)
+    for column in ("set", "tables", "files", "size", "new", "verified"):
+        grid.add_column(column, no_wrap=column == "set")
     for each, records in found:
         counts = (str(len(each.tables)), f"{each.files:,}", decimal(each.size_bytes), decimal(each.new_bytes))
-        grid.add_row(each.id, each.cut_at[:19].replace("T", " "), *counts, _verified(records) or "never")
+        grid.add_row(each.id, *counts, _verified(records) or "never")
     Console().print(grid)
     if rest := len(set_ids(vault)) - len(complete):
         typer.echo(f"{rest} more were begun and are not complete, or are being removed.")
