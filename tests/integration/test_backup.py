@@ -76,6 +76,7 @@ def grow(lake: Lake, folder: Path, chance: random.Random, place: int) -> None:
     land_files(lake, [SOURCE], folder)
     run(lake, [SOURCE])
     if place == 0:
+        lake.spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.ops")
         lake.spark.sql(
             f"CREATE TABLE {OLD} (n bigint, text string) USING iceberg PARTITIONED BY (truncate(n, 100)) TBLPROPERTIES"
             " ('format-version'='2', 'write.delete.mode'='merge-on-read', 'write.update.mode'='merge-on-read')"
