@@ -62,6 +62,9 @@ OF_THE_IMAGE = {
     "actor": "given to each command by whoever starts it",
     "reader_s3_access_key_id": "not made yet: readers have the key of jobs",
     "reader_s3_secret_access_key": "not made yet: readers have the key of jobs",
+    **{
+        name: "not made yet: no container makes backups" for name in Settings.model_fields if name.startswith("backup_")
+    },
 }
 
 # What says where something is differs, and how many tasks run at once is for the person to say.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from lakehouse.cli import (
+    backup,
     contract,
     decide,
     demo,
@@ -33,7 +34,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for area in (stack, doctor, demo, sample, land, run, plan, replay, decide, trim, query, history, quality, contract):
+for area in (
+    stack,
+    doctor,
+    demo,
+    sample,
+    land,
+    run,
+    plan,
+    replay,
+    decide,
+    trim,
+    query,
+    history,
+    quality,
+    backup,
+    contract,
+):
     area.register(app)
 
 

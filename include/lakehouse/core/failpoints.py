@@ -26,7 +26,7 @@ class FailpointHit(TransientError):
 def failpoint(name: str, *about: object) -> None:
     """Do what was armed for ``name``, if anything. ``about`` are the tables or the source that are worked on."""
     for armed in filter(None, os.environ.get(_ENVIRONMENT, "").split(",")):
-        place, _, action = armed.partition("=")
+        place, _, action = armed.rpartition("=")  # a path of a partition may have one, too
         point, _, subject = place.partition("@")
         if point == name and (not subject or subject in map(str, about)):
             _act(name, action)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlparse
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableError
 
@@ -69,6 +69,21 @@ class Settings(BaseSettings):
         default_factory=dict, description="Source databases by name: LAKEHOUSE_CONNECTIONS__CRM=postgresql://…"
     )
 
+    backup_bucket: str = Field("", description="The bucket of backups; empty: there are none.")
+    backup_s3_endpoint: str = Field("", description="The S3 server of backups; default: that of the lake.")
+    backup_s3_region: str = Field("", description="Its region; default: that of the lake.")
+    backup_s3_access_key_id: str = Field("", description="Who may write backups; default: the S3 user of jobs.")
+    backup_s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Its secret.")
+    backup_lock_days: int = Field(
+        30, ge=0, description="How long a backup can be changed by nobody, where its bucket has object lock; 0: not."
+    )
+    backup_signing_key: SecretStr = Field(
+        SecretStr(""), description="Ed25519 key that backups are signed with; `lakehouse backup key` makes one."
+    )
+    backup_public_key: str = Field(
+        "", description="The public part, for machines that check and restore; default: that of the signing key."
+    )
+
     s3_port: int = Field(0, description="Port for the S3 server that `up` starts; 0 means any free one.")
 
     dags: Path = Field(PROJECT_ROOT / "dags", description="The folder of the DAG files, beside `include`.")
@@ -112,9 +127,11 @@ class Settings(BaseSettings):
     alerts_to: str = Field("", description="Addresses that mail goes to, separated by commas.")
     actor: str = Field("", description="Who decides, for the decision log, where a scheduler runs the program.")
 
-    @field_validator("landing_bucket", "warehouse_bucket")
+    @field_validator("landing_bucket", "warehouse_bucket", "backup_bucket")
     @classmethod
-    def _bucket(cls, value: str) -> str:
+    def _bucket(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.field_name == "backup_bucket":
+            return value
         if not (3 <= len(value) <= 63 and value.replace("-", "").isalnum() and value == value.lower()):
             raise ValueError("a bucket name is 3 to 63 lower-case letters, digits and -")
         return value
@@ -132,7 +149,7 @@ class Settings(BaseSettings):
             raise ValueError(f"knows slack, smtp and webhook, not {', '.join(sorted(unknown))}")
         return value
 
-    @field_validator("s3_endpoint")
+    @field_validator("s3_endpoint", "backup_s3_endpoint")
     @classmethod
     def _endpoint(cls, value: str) -> str:
         if value and urlparse(value).scheme not in ("http", "https"):
@@ -165,6 +182,23 @@ class Settings(BaseSettings):
                 todo="run `lakehouse up`, or set LAKEHOUSE_READER_USER and LAKEHOUSE_READER_PASSWORD",
             )
         return self.model_copy(update={"catalog_user": self.reader_user, "catalog_password": self.reader_password})
+
+    def require_backups(self) -> None:
+        """Raise :class:`SettingsError` unless it is known where backups are, somewhere else than the lake's files."""
+        if not self.backup_bucket:
+            raise SettingsError(
+                "there is no place for backups yet",
+                where="LAKEHOUSE_BACKUP_BUCKET",
+                todo="set it, with LAKEHOUSE_BACKUP_S3_* for another server and other credentials",
+            )
+        if self.backup_bucket in (self.landing_bucket, self.warehouse_bucket) and (
+            self.backup_s3_endpoint in ("", self.s3_endpoint)
+        ):
+            raise SettingsError(
+                "the bucket of backups is a bucket of the lake",
+                where=f"LAKEHOUSE_BACKUP_BUCKET={self.backup_bucket}",
+                todo="name another bucket, better on another server: backups must survive the loss of the lake's",
+            )
 
     def require_servers(self) -> None:
         """Raise :class:`SettingsError` unless S3 and PostgreSQL are known. A reader needs its own password only."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache, partial
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
 
 import boto3
 from botocore.config import Config
@@ -63,8 +63,13 @@ class ObjectInfo:
 
 
 @cache
-def _client(endpoint: str, region: str, key_id: str, secret: str, timeout_seconds: float) -> S3Client:
+def _client(
+    endpoint: str, region: str, key_id: str, secret: str, timeout_seconds: float, signs_payloads: bool | None = None
+) -> S3Client:
     """The client of a server. Making one takes longer than most requests, and a run asks for it dozens of times."""
+    style: dict[str, Any] = {"addressing_style": "path" if endpoint else "auto"}
+    if signs_payloads is not None:
+        style["payload_signing_enabled"] = signs_payloads
     return boto3.client(
         "s3",
         endpoint_url=endpoint or None,
@@ -72,7 +77,7 @@ def _client(endpoint: str, region: str, key_id: str, secret: str, timeout_second
         aws_access_key_id=key_id or None,
         aws_secret_access_key=secret or None,
         config=Config(
-            s3={"addressing_style": "path" if endpoint else "auto"},
+            s3=cast(Any, style),
             max_pool_connections=CONNECTIONS,
             retries={"mode": "standard", "total_max_attempts": _TRIES},
             connect_timeout=min(5, timeout_seconds / 2),
@@ -98,6 +103,7 @@ class ObjectStore:
     client: S3Client
     bucket: str
     timeout_seconds: float
+    credentials: str = "LAKEHOUSE_S3_*"
 
     @classmethod
     def open(cls, settings: Settings, bucket: str | None = None) -> ObjectStore:
@@ -108,14 +114,34 @@ class ObjectStore:
         )
         return cls(client, bucket or settings.landing_bucket, settings.s3_timeout_seconds)
 
+    @classmethod
+    def of_backups(cls, settings: Settings) -> ObjectStore:
+        """The bucket of backups, on its own server and with its own credentials where these are set.
+
+        Whoever writes there announces the SHA-256 of every body in a signed header, so the body is not hashed again
+        for the signature.
+        """
+        client = _client(
+            settings.backup_s3_endpoint or settings.s3_endpoint,
+            settings.backup_s3_region or settings.s3_region,
+            settings.backup_s3_access_key_id or settings.s3_access_key_id,
+            (
+                settings.backup_s3_secret_access_key.get_secret_value()
+                or settings.s3_secret_access_key.get_secret_value()
+            ),
+            settings.s3_timeout_seconds,
+            signs_payloads=False,
+        )
+        return cls(client, settings.backup_bucket, settings.s3_timeout_seconds, "LAKEHOUSE_BACKUP_S3_*")
+
     def in_bucket(self, bucket: str) -> ObjectStore:
         """Another bucket of the same server."""
         return replace(self, bucket=bucket)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, **conditions: Any) -> bytes:
         """A whole object. Raises :class:`IntegrityError` where it is missing."""
-        found = self._ask(key, lambda: self.client.get_object(Bucket=self.bucket, Key=key))
-        return self._ask(key, found["Body"].read, found["ContentLength"])
+        found = self.ask(key, lambda: self.client.get_object(Bucket=self.bucket, Key=key, **conditions))
+        return self.ask(key, found["Body"].read, found["ContentLength"])
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """Many small objects, in the order of ``keys``."""
@@ -128,20 +154,26 @@ class ObjectStore:
     def reading(self, key: str, etag: str) -> Iterator[BinaryIO]:
         """Stream an object in one known state; raises :class:`ContentMismatch` when it has another by now."""
         try:
-            body = self._ask(key, lambda: self.client.get_object(Bucket=self.bucket, Key=key, IfMatch=etag))["Body"]
-        except _Taken:
-            raise ContentMismatch("the object changed while it was read", where=self._where(key)) from None
-        stream = _GuardedStream(self, key, body)
+            with self.streaming(key, IfMatch=etag) as (stream, _):
+                yield stream
+        except Taken:
+            raise ContentMismatch("the object changed while it was read", where=self.where(key)) from None
+
+    @contextmanager
+    def streaming(self, key: str, **conditions: Any) -> Iterator[tuple[BinaryIO, int]]:
+        """Stream an object, and say how large it is. Raises :class:`Taken` where a condition does not hold."""
+        found = self.ask(key, lambda: self.client.get_object(Bucket=self.bucket, Key=key, **conditions))
+        stream = _GuardedStream(self, key, found["Body"])
         try:
-            yield cast(BinaryIO, stream)
+            yield cast(BinaryIO, stream), found["ContentLength"]
         finally:
             if not stream.is_waiting:  # to close what another thread still reads would wait for it
-                body.close()
+                found["Body"].close()
 
     def head(self, key: str) -> ObjectInfo | None:
         """What is stored under a key, None if nothing."""
         try:
-            found = self._ask(key, lambda: self.client.head_object(Bucket=self.bucket, Key=key))
+            found = self.ask(key, lambda: self.client.head_object(Bucket=self.bucket, Key=key))
         except IntegrityError:
             return None
         return ObjectInfo(key, found["ContentLength"], found["ETag"], found["LastModified"])
@@ -156,9 +188,33 @@ class ObjectStore:
                 Bucket=self.bucket, Prefix=prefix, StartAfter=start_after, Delimiter=delimiter
             )
         )
-        while page := self._ask(prefix, lambda: next(pages, None)):
+        while page := self.ask(prefix, lambda: next(pages, None)):
             for entry in page.get("Contents", []):
                 yield ObjectInfo(entry["Key"], entry["Size"], entry["ETag"], entry["LastModified"])
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names of what lies directly below a prefix, in order."""
+        pages = iter(
+            self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/")
+        )
+        found: list[str] = []
+        while page := self.ask(prefix, lambda: next(pages, None)):
+            found += [each["Prefix"].removeprefix(prefix).rstrip("/") for each in page.get("CommonPrefixes", [])]
+        return found
+
+    def has_object_lock(self, absent: Sequence[str]) -> bool:
+        """Whether the bucket can lock objects; ``absent`` are the answers of servers that cannot."""
+
+        def look() -> bool:
+            try:
+                answer = self.client.get_object_lock_configuration(Bucket=self.bucket)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in absent:
+                    return False
+                raise
+            return answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+
+        return self.ask("", look)
 
     def put_if_absent(self, key: str, body: bytes) -> bool:
         """Create an object; False where one is there. Of two that try at once, exactly one gets True.
@@ -168,7 +224,7 @@ class ObjectStore:
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
         for _ in range(_CONFLICT_TRIES):
             try:
-                self._ask(
+                self.ask(
                     key,
                     lambda: self.client.put_object(
                         Bucket=self.bucket, Key=key, Body=body, IfNoneMatch="*", ChecksumSHA256=digest
@@ -176,35 +232,35 @@ class ObjectStore:
                     len(body),
                 )
                 return True
-            except _Taken:
+            except Taken:
                 return False
-            except _Conflict:
+            except Conflict:
                 continue  # another writer's PUT of this key is under way; the answer is open
-        raise TransientError("another writer keeps creating this object", where=self._where(key), todo="run it again")
+        raise TransientError("another writer keeps creating this object", where=self.where(key), todo="run it again")
 
     def put(self, key: str, body: bytes) -> None:
         """Store an object, in place of one that is there. The server checks the SHA-256 of what arrives."""
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
         put = partial(self.client.put_object, Bucket=self.bucket, Key=key, ChecksumSHA256=digest)
-        self._ask(key, lambda: put(Body=body), len(body))
+        self.ask(key, lambda: put(Body=body), len(body))
 
     def delete(self, key: str) -> None:
         """Delete an object; nothing to do where there is none."""
-        self._ask(key, lambda: self.client.delete_object(Bucket=self.bucket, Key=key))
+        self.ask(key, lambda: self.client.delete_object(Bucket=self.bucket, Key=key))
 
     def put_stream(self, key: str, stream: Reader, size_bytes: int, sha256: str) -> None:
         """Upload a stream in parts; memory stays at one part. Nothing is stored unless size and SHA-256 agree."""
         part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
-        begin = self._ask(key, lambda: self.client.create_multipart_upload(Bucket=self.bucket, Key=key))
+        begin = self.ask(key, lambda: self.client.create_multipart_upload(Bucket=self.bucket, Key=key))
         upload_id = begin["UploadId"]
         try:
             parts, is_whole = self._send_parts(key, upload_id, stream, part_bytes, size_bytes, sha256)
             if not is_whole:
-                raise ContentMismatch("the content changed while it was uploaded", where=self._where(key))
+                raise ContentMismatch("the content changed while it was uploaded", where=self.where(key))
             end = partial(self.client.complete_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload_id)
-            self._ask(key, lambda: end(MultipartUpload={"Parts": parts}), size_bytes)
+            self.ask(key, lambda: end(MultipartUpload={"Parts": parts}), size_bytes)
         except BaseException:
-            self._abort(key, upload_id)
+            self.abort(key, upload_id)
             raise
 
     def _send_parts(
@@ -217,22 +273,24 @@ class ObjectStore:
             sent += len(body)
             number = len(parts) + 1
             send = partial(self.client.upload_part, Bucket=self.bucket, Key=key, UploadId=upload_id)
-            answer = self._ask(key, partial(send, PartNumber=number, Body=body), len(body))
+            answer = self.ask(key, partial(send, PartNumber=number, Body=body), len(body))
             parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             if sent > size_bytes:
                 return parts, False
         return parts, sent == size_bytes and digest.hexdigest() == sha256
 
-    def _abort(self, key: str, upload_id: str) -> None:
+    def abort(self, key: str, upload_id: str) -> None:
+        """Give up an upload in parts."""
         try:
-            self._ask(key, lambda: self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id))
+            self.ask(key, lambda: self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id))
         except LakehouseError:
             return  # the error that led here is the one to report; servers clear old uploads by lifecycle rule
 
-    def _where(self, key: str) -> str:
+    def where(self, key: str) -> str:
+        """How messages name an object."""
         return f"s3://{self.bucket}/{key}"
 
-    def _ask(self, key: str, request: Callable[[], Answer], size_bytes: int = 0) -> Answer:
+    def ask(self, key: str, request: Callable[[], Answer], size_bytes: int = 0) -> Answer:
         """The answer to a request about a key that sends or gets so many bytes; an error when it takes too long."""
         with self._errors(key):
             return in_time(request, self.timeout_seconds + size_bytes / _SLOWEST_BYTES_PER_SECOND)
@@ -242,21 +300,21 @@ class ObjectStore:
         try:
             yield
         except ClientError as error:
-            raise _translate(error, self._where(key), self.bucket) from None
+            raise _translate(error, self.where(key), self) from None
         except TooSlow as error:
-            raise _away(str(error), self._where(key), str(self.client.meta.endpoint_url)) from None
+            raise _away(str(error), self.where(key), str(self.client.meta.endpoint_url)) from None
         except (ConnectionError, HTTPClientError) as error:
-            raise _away(type(error).__name__, self._where(key), str(self.client.meta.endpoint_url)) from None
+            raise _away(type(error).__name__, self.where(key), str(self.client.meta.endpoint_url)) from None
         except NoCredentialsError:
             raise SettingsError(
                 "there are no credentials for the S3 server",
-                where=self._where(key),
-                todo="run `lakehouse up`, or set LAKEHOUSE_S3_ACCESS_KEY_ID and LAKEHOUSE_S3_SECRET_ACCESS_KEY",
+                where=self.where(key),
+                todo=f"run `lakehouse up`, or set the key and the secret of {self.credentials}",
             ) from None
         except BotoCoreError as error:
             raise TransientError(
                 f"the S3 request failed: {type(error).__name__}",
-                where=self._where(key),
+                where=self.where(key),
                 untouched=_UNTOUCHED,
                 todo="run it again",
             ) from None
@@ -282,7 +340,7 @@ class _GuardedStream:
 
     def _fetch(self, size: int) -> bytes:
         self.is_waiting = True
-        return self._store._ask(self._key, partial(self._read, size), size)
+        return self._store.ask(self._key, partial(self._read, size), size)
 
     def _read(self, size: int) -> bytes:
         try:
@@ -319,23 +377,25 @@ def in_time(act: Callable[[], Answer], seconds: float) -> Answer:
     return answer[0]
 
 
-class _Taken(LakehouseError):
-    """A condition did not hold; never leaves this module."""
+class Taken(LakehouseError):
+    """The condition of a request did not hold."""
 
 
-class _Conflict(LakehouseError):
-    """A conditional request met another one; never leaves this module."""
+class Conflict(LakehouseError):
+    """A conditional request met another one that is under way."""
 
 
-def _translate(error: ClientError, where: str, bucket: str) -> LakehouseError:
+def _translate(error: ClientError, where: str, store: ObjectStore) -> LakehouseError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     if code == "NoSuchBucket":
         return SettingsError(
-            f"there is no bucket {bucket!r}", where=where, todo="run `lakehouse up`, or create it, or check its name"
+            f"there is no bucket {store.bucket!r}",
+            where=where,
+            todo="run `lakehouse up`, or create it, or check its name",
         )
     if code in _REFUSED:
         return SettingsError(
-            f"the S3 server refused access ({code})", where=where, todo="check the LAKEHOUSE_S3_* credentials"
+            f"the S3 server refused access ({code})", where=where, todo=f"check the {store.credentials} credentials"
         )
     if code in _ABSENT:
         return IntegrityError(
@@ -344,8 +404,8 @@ def _translate(error: ClientError, where: str, bucket: str) -> LakehouseError:
             todo="check the bucket in the settings, or bring the object back from a backup",
         )
     known: dict[tuple[str, ...], type[LakehouseError]] = {
-        _TAKEN: _Taken,
-        _CONFLICT: _Conflict,
+        _TAKEN: Taken,
+        _CONFLICT: Conflict,
         _DAMAGED: ContentMismatch,
     }
     for codes, leaf in known.items():

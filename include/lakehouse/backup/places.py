@@ -1,0 +1,78 @@
+"""Where a file of the lake lies in the backup's bucket. Nothing outside the lake's own two buckets is ever copied."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlparse
+
+from lakehouse.core.errors import IntegrityError
+from lakehouse.core.settings import Settings
+
+OBJECTS = "objects"
+QUERY = "query"
+_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Places:
+    """The buckets of the lake by role, and that of its backups."""
+
+    warehouse: str
+    landing: str
+    backup: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        """Those that the settings name."""
+        return cls(settings.warehouse_bucket, settings.landing_bucket, settings.backup_bucket)
+
+    def split(self, uri: str) -> tuple[str, str]:
+        """The bucket and key of a file of the lake. Raises :class:`IntegrityError` where it lies elsewhere."""
+        self.require_inside([uri])
+        parts = urlparse(uri, allow_fragments=False)
+        return parts.netloc, uri.partition("://")[2].partition("/")[2]
+
+    def require_inside(self, uris: Iterable[str]) -> None:
+        """Raise :class:`IntegrityError` naming all files that lie outside the lake's buckets."""
+        outside = [uri for uri in uris if not self._is_inside(uri)]
+        if outside:
+            more = f" and {len(outside) - 20} more" if len(outside) > 20 else ""
+            raise IntegrityError(
+                f"{len(outside)} references lead out of the lake's buckets",
+                where=", ".join(outside[:20]) + more,
+                untouched="all backups; no set was completed",
+                todo="a set holds only what is in the warehouse and the landing bucket: write these tables anew there",
+            )
+
+    def _is_inside(self, uri: str) -> bool:
+        scheme, _, rest = uri.partition("://")
+        bucket, _, key = rest.partition("/")
+        is_plain = posixpath.normpath(key) == key and not key.startswith(("/", ".."))
+        return scheme == "s3" and bucket in (self.warehouse, self.landing) and is_plain
+
+    def copy_key(self, uri: str) -> str:
+        """Where the bytes of a file are kept as they are."""
+        bucket, key = self.split(uri)
+        return f"{OBJECTS}/{'warehouse' if bucket == self.warehouse else 'landing'}/{key}"
+
+    def query_key(self, uri: str, sha256: str) -> str:
+        """Where a rewritten form of it with this content lies; equal forms of several sets are one object."""
+        folder, _, name = self.copy_key(uri).removeprefix(f"{OBJECTS}/").rpartition("/")
+        return f"{QUERY}/{folder}/{sha256[:_DIGITS]}/{name}"
+
+    def uri(self, key: str) -> str:
+        """An object of the backup's bucket, as metadata names it."""
+        return f"s3://{self.backup}/{key}"
+
+    def moved(self, uri: str) -> str:
+        """Where a file of the lake is read that is kept as it is. Keeps the order of names in one bucket."""
+        return self.uri(self.copy_key(uri))
+
+    def moved_text(self, text: str) -> str | None:
+        """The same of a text that may be the beginning of a name only; None where it is of another place."""
+        for bucket, role in ((self.warehouse, "warehouse"), (self.landing, "landing")):
+            if text.startswith(f"s3://{bucket}/"):
+                return self.uri(f"{OBJECTS}/{role}/{text.removeprefix(f's3://{bucket}/')}")
+        return None

@@ -1,0 +1,86 @@
+"""What was found when sets were verified: kept beside them, since pruning and the next set go by it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lakehouse.backup.vault import Vault
+from lakehouse.core.errors import IntegrityError
+
+FORMAT_VERSION = 1
+VERIFIED = "verified/"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of a set that is not as it was stored, and the tables and snapshots that it hurts.
+
+    ``uri`` is the original, ``kind`` what it is; ``good_version`` is the version that was stored where the server still
+    has that, '' if not.
+    """
+
+    key: str
+    uri: str
+    kind: str
+    problem: str
+    tables: tuple[str, ...] = ()
+    snapshots: tuple[int, ...] = ()
+    good_version: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One look at a set: ``files`` were looked at, ``read`` of them from the first byte to the last.
+
+    ``share`` is which part of the data was read, as in 3/7; '' means all of it.
+    """
+
+    set_id: str
+    at: str
+    share: str
+    files: int
+    read: int
+    read_bytes: int
+    damages: tuple[Damage, ...]
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing was found."""
+        return not self.damages
+
+    def to_json(self) -> bytes:
+        """The record as it is stored."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Verification:
+        """Read what :meth:`to_json` wrote; raises :class:`IntegrityError`."""
+        try:
+            value: dict[str, Any] = json.loads(data)
+            damages = tuple(
+                Damage(**{**each, "tables": tuple(each["tables"]), "snapshots": tuple(each["snapshots"])})
+                for each in value["damages"]
+            )
+            return cls(**{**value, "damages": damages})
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"the record of a verification cannot be read: {error}", where=where) from None
+
+
+def write_record(vault: Vault, record: Verification) -> None:
+    """Keep a record, under the set's id and the time."""
+    stamp = record.at.replace(":", "").replace("-", "")
+    vault.put(f"{VERIFIED}{record.set_id}/{stamp}.json", record.to_json(), anew=True)
+
+
+def read_records(vault: Vault, set_id: str) -> list[Verification]:
+    """All records of a set, oldest first."""
+    keys = sorted(vault.keys(f"{VERIFIED}{set_id}/"))
+    return [Verification.from_json(vault.get(key), vault.store.where(key)) for key in keys]
+
+
+def damaged_keys(vault: Vault, set_id: str) -> frozenset[str]:
+    """The objects that any verification of a set found damaged."""
+    return frozenset(damage.key for record in read_records(vault, set_id) for damage in record.damages)

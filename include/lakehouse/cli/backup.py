@@ -1,0 +1,265 @@
+"""``lakehouse backup``: create, list, show, verify, prune, key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from lakehouse.core.clock import SystemClock
+from lakehouse.core.errors import IntegrityError
+from lakehouse.core.settings import settings
+
+if TYPE_CHECKING:
+    from lakehouse.backup.prune import Pruning
+    from lakehouse.backup.records import Verification
+    from lakehouse.backup.sets import Manifest
+    from lakehouse.backup.vault import Vault
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+SetId = Annotated[str, typer.Argument(metavar="[SET]", help="A set, as `list` names it; default: the newest.")]
+_MOST = 50
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    group = typer.Typer(help="Back the whole lake up, and see that the backups are whole.", no_args_is_help=True)
+    for command in (create, list_sets, show, verify, prune, key):
+        group.command("list" if command is list_sets else command.__name__)(command)
+    app.add_typer(group, name="backup")
+
+
+def create(
+    is_full: Annotated[
+        bool, typer.Option("--full", help="Read every file again, also those that an earlier set has.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a backup set of all tables, both logs and the landed files. One that was cut short is gone on with.
+
+    Only what no earlier set has is read and copied. Runs beside everything else; only the removal of old files waits.
+    """
+    from lakehouse.backup.create import create as make
+
+    current = settings()
+    current.require_servers()
+    current.require_backups()
+    console = Console(stderr=True)
+    with console.status("making a cut") as status:
+        made = make(
+            current,
+            SystemClock(),
+            lambda phase, files, size: status.update(_phase(phase, files, size)),
+            is_full=is_full,
+        )
+    manifest = made.manifest
+    if as_json:
+        typer.echo(json.dumps(_plain(manifest), ensure_ascii=False))
+        return
+    typer.echo(
+        f"{manifest.id} is complete: {len(manifest.tables)} tables, {manifest.files:,} files, "
+        f"{decimal(manifest.size_bytes)}; new: {manifest.new_files:,} files, {decimal(manifest.new_bytes)}."
+    )
+
+
+def list_sets(as_json: Json = False) -> None:
+    """Say which sets there are, what each holds, and when it was last verified."""
+    from lakehouse.backup.records import read_records
+    from lakehouse.backup.sets import complete_ids, load_set, set_ids
+    from lakehouse.backup.signing import public_key_of
+
+    current = settings()
+    vault, public_key = _vault(), public_key_of(current)
+    complete = complete_ids(vault)
+    found: list[tuple[Manifest, list[Verification]]] = []
+    for set_id in reversed(complete):
+        try:
+            found.append((load_set(vault, set_id, public_key).manifest, read_records(vault, set_id)))
+        except IntegrityError as error:
+            typer.echo(f"{set_id} is of no use: {error.what}", err=True)
+    if as_json:
+        typer.echo(json.dumps([{**_plain(each), "verified": _verified(records)} for each, records in found], indent=1))
+        return
+    grid = Grid()
+    for column in ("set", "tables", "files", "size", "new", "verified"):
+        grid.add_column(column, no_wrap=column == "set")
+    for each, records in found:
+        counts = (str(len(each.tables)), f"{each.files:,}", decimal(each.size_bytes), decimal(each.new_bytes))
+        grid.add_row(each.id, *counts, _verified(records) or "never")
+    Console().print(grid)
+    if rest := len(set_ids(vault)) - len(complete):
+        typer.echo(f"{rest} more were begun and are not complete, or are being removed.")
+
+
+def show(set_id: SetId = "", as_json: Json = False) -> None:
+    """Say what a set holds of each table, and the file that a catalog registers to read it in place."""
+    from lakehouse.backup.sets import load_set, require_known
+    from lakehouse.backup.signing import public_key_of
+
+    vault = _vault()
+    manifest = load_set(vault, require_known(vault, set_id), public_key_of(settings())).manifest
+    if as_json:
+        typer.echo(json.dumps(asdict(manifest), ensure_ascii=False, indent=1))
+        return
+    typer.echo(f"{manifest.id}: cut at {manifest.cut_at}, complete at {manifest.finished_at}")
+    grid = Grid()
+    for column in ("table", "rows", "files", "size", "snapshot", "register to read in place"):
+        grid.add_column(column, overflow="fold")
+    for table in manifest.tables:
+        rows = "unknown" if table.rows is None else f"{table.rows:,}"
+        snapshot = "none" if table.snapshot_id is None else str(table.snapshot_id)
+        counts = (rows, f"{table.files:,}", decimal(table.size_bytes), snapshot)
+        grid.add_row(escape(table.table), *counts, escape(table.query_metadata or table.kind.lower()))
+    Console().print(grid)
+    for source, ends in manifest.sources.items():
+        typer.echo(f"{source}: {ends.log} batches, {ends.decisions} decisions")
+
+
+def verify(
+    set_id: SetId = "",
+    is_whole: Annotated[bool, typer.Option("--all", help="Read every byte of every file.")] = False,
+    days: Annotated[
+        int, typer.Option("--within", metavar="DAYS", min=1, help="Every byte is read within so many daily runs.")
+    ] = 7,
+    as_json: Json = False,
+) -> None:
+    """Walk every reference of a set and look at every file. Ends with 7 where one is missing or damaged.
+
+    Metadata is always read whole; of data, size and the server's checksum are asked for, and a share of it is read:
+    another one each day.
+    """
+    from lakehouse.backup.records import write_record
+    from lakehouse.backup.sets import require_known
+    from lakehouse.backup.signing import public_key_of
+    from lakehouse.backup.verify import Share, tables_of
+    from lakehouse.backup.verify import as_json as rendered
+    from lakehouse.backup.verify import verify as look
+
+    vault, console = _vault(), Console(stderr=True)
+    share = Share() if is_whole else Share.of_day(vault.now, days)
+    with console.status("verifying") as status:
+        told = lambda phase, files, size: status.update(_phase(phase, files, size))  # noqa: E731
+        record = look(vault, require_known(vault, set_id), public_key_of(settings()), share, vault.now, told)
+    write_record(vault, record)
+    if as_json:
+        typer.echo(rendered(record))
+    else:
+        _say_verified(record)
+    if not record.is_good:
+        raise IntegrityError(
+            f"{len(record.damages)} files of {record.set_id} are missing or damaged",
+            where=f"they hurt {', '.join(tables_of(record.damages)) or 'no table'}",
+            todo="run `lakehouse backup create`: the next set stores them anew from the lake; or use another set",
+        )
+
+
+def prune(
+    hours: Annotated[int, typer.Option(min=0, help="Every set younger than this is kept.")] = 48,
+    daily: Annotated[int, typer.Option(min=0, help="Days of which the newest set is kept.")] = 14,
+    weekly: Annotated[int, typer.Option(min=0, help="Weeks.")] = 8,
+    monthly: Annotated[int, typer.Option(min=0, help="Months.")] = 12,
+    yearly: Annotated[int, typer.Option(min=0, help="Years.")] = 3,
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove the sets that no rule keeps, and the files that only they have. Never the newest, nor the last verified.
+
+    What is locked stays until its lock has passed.
+    """
+    from lakehouse.backup.prune import Policy, plan_prune, run_prune
+    from lakehouse.backup.signing import public_key_of
+    from lakehouse.ledger.retention_lock import writing_backups
+
+    current = settings()
+    current.require_servers()
+    policy = Policy(hours, daily, weekly, monthly, yearly)
+    with writing_backups(current):
+        vault = _vault()
+        with Console(stderr=True).status("looking at the sets"):
+            plan = plan_prune(vault, policy, public_key_of(current))
+        if not as_json:
+            _say_plan(plan)
+        takes = bool(plan.going) and not is_dry_run
+        if takes and not yes:
+            typer.confirm(f"Remove {len(plan.going)} sets for good?", abort=True, err=as_json)
+        refused = run_prune(vault, plan) if takes else 0
+    if as_json:
+        typer.echo(json.dumps({**_plain_plan(plan), "is_removed": takes, "refused": refused}))
+    elif takes:
+        typer.echo(
+            f"{len(plan.going)} sets are removed; {plan.locked + refused} files stay until their lock has passed."
+        )
+    else:
+        typer.echo("Nothing was removed.")
+
+
+def key() -> None:
+    """Make a key that backups are signed with. Keep it where the loss of the lake cannot reach it."""
+    from lakehouse.backup.signing import new_key
+
+    private, public = new_key()
+    typer.echo(f"LAKEHOUSE_BACKUP_SIGNING_KEY={private}")
+    typer.echo(f"LAKEHOUSE_BACKUP_PUBLIC_KEY={public}")
+
+
+def _vault() -> Vault:
+    from lakehouse.backup.vault import Vault
+
+    return Vault.open(settings(), SystemClock().now())
+
+
+def _phase(phase: str, files: int, size: int) -> str:
+    return f"{phase}: {files:,} files" + (f", {decimal(size)}" if size else "")
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    """A set in one line: its tables are counted, `show` names them."""
+    plain = asdict(manifest)
+    return {**plain, "tables": len(manifest.tables), "namespaces": len({each[0] for each in manifest.namespaces})}
+
+
+def _verified(records: list[Verification]) -> str:
+    if not records:
+        return ""
+    last = records[-1]
+    return f"{last.at[:19].replace('T', ' ')} {'good' if last.is_good else f'{len(last.damages)} damaged'}"
+
+
+def _say_verified(record: Verification) -> None:
+    for damage in record.damages[:_MOST]:
+        typer.echo(f"{damage.key} ({damage.kind}): {damage.problem}")
+        typer.echo(f"  of {damage.uri or 'the set itself'}; hurts {', '.join(damage.tables) or 'no table'}")
+        if damage.snapshots:
+            typer.echo(f"  snapshots: {', '.join(map(str, damage.snapshots[:_MOST]))}")
+        if damage.good_version:
+            typer.echo(f"  the version that was stored is still whole: {damage.good_version}")
+    if len(record.damages) > _MOST:
+        typer.echo(f"and {len(record.damages) - _MOST} more; --json has all")
+    part = f", share {record.share} of the data" if record.share else ""
+    typer.echo(
+        f"{record.set_id}: {record.files:,} files looked at, {record.read:,} read whole "
+        f"({decimal(record.read_bytes)}{part}), {len(record.damages)} damaged."
+    )
+
+
+def _plain_plan(plan: Pruning) -> dict[str, Any]:
+    return {
+        "sets": [asdict(fate) for fate in plan.fates],
+        "files": len(plan.objects),
+        "bytes": plan.size_bytes,
+        "locked": plan.locked,
+    }
+
+
+def _say_plan(plan: Pruning) -> None:
+    for fate in plan.fates:
+        typer.echo(f"{fate.set_id}  {'stays' if fate.is_kept else 'goes'}: {fate.reason}")
+    if plan.going:
+        typer.echo(f"With those that go: {len(plan.objects):,} files, {decimal(plan.size_bytes)}.")

@@ -1,0 +1,54 @@
+"""Files that somebody reads must stay: a backup keeps them, expiry and the removal of orphans take them away.
+
+One advisory lock of the catalog's database, called ``backup``: shared by those that read, exclusive for those that
+remove. Nobody waits for it: a backup may take hours, and what was to be removed is removed another time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import LiteralString
+
+from lakehouse.core.errors import TableBusy
+from lakehouse.core.settings import Settings
+from lakehouse.ledger.connection import connect
+
+_SHARED: LiteralString = "SELECT pg_try_advisory_lock_shared(%s)"
+_EXCLUSIVE: LiteralString = "SELECT pg_try_advisory_lock(%s)"
+
+
+def lock_number(name: str) -> int:
+    """The advisory lock's number: 64 bits of a hash of its name."""
+    return int.from_bytes(hashlib.sha256(f"lakehouse:{name}".encode()).digest()[:8], "big", signed=True)
+
+
+@contextmanager
+def keeping_files(settings: Settings) -> Iterator[None]:
+    """While this is held, nobody removes files of tables. Raises :class:`TableBusy` where somebody just does."""
+    with _held(settings, "backup", _SHARED, "old files are being removed"):
+        yield
+
+
+@contextmanager
+def removing_files(settings: Settings) -> Iterator[None]:
+    """While this is held, no backup reads. Raises :class:`TableBusy` where one does."""
+    with _held(settings, "backup", _EXCLUSIVE, "a backup is being made of these files"):
+        yield
+
+
+@contextmanager
+def writing_backups(settings: Settings) -> Iterator[None]:
+    """While this is held, nobody else makes or prunes backups. Raises :class:`TableBusy` where somebody does."""
+    with _held(settings, "backup writer", _EXCLUSIVE, "backups are being made or pruned"):
+        yield
+
+
+@contextmanager
+def _held(settings: Settings, name: str, statement: LiteralString, busy: str) -> Iterator[None]:
+    with connect(settings, name.replace(" ", "-")) as connection:
+        row = connection.execute(statement, (lock_number(name),)).fetchone()
+        if row is None or not row[0]:
+            raise TableBusy(f"{busy} by another process", untouched="everything", todo="run it again when that is done")
+        yield
