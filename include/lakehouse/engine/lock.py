@@ -13,10 +13,9 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 import tenacity
@@ -24,7 +23,7 @@ import tenacity
 from lakehouse.core.errors import TableBusy, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
-from lakehouse.ledger.watermark import refused_login
+from lakehouse.ledger.connection import connect
 
 LOCKS_OF = (
     "SELECT (l.classid::bigint << 32) | l.objid::bigint, a.pid, a.application_name FROM pg_locks l "
@@ -37,9 +36,6 @@ LOCKS_OF = (
 def lock_number(table: TableName) -> int:
     """The advisory lock's number: 64 bits of a hash of the table's name."""
     return int.from_bytes(hashlib.sha256(f"lakehouse:{table}".encode()).digest()[:8], "big", signed=True)
-
-
-_KEEPALIVE: Mapping[str, Any] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ def _lost(tables: Sequence[TableName], why: str) -> TransientError:
 def table_locks(settings: Settings, tables: Sequence[TableName], *, wait_seconds: float = 60) -> Iterator[HeldLocks]:
     """Hold the locks of some tables, taken in one order so that two runs cannot wait for each other."""
     ordered = tuple(sorted(tables))
-    connection = _connect(settings)
+    connection = connect(settings, "lock")
     try:
         for table in ordered:
             with _answering(connection, [table], wait_seconds + settings.catalog_timeout_seconds):
@@ -105,35 +101,11 @@ def table_locks(settings: Settings, tables: Sequence[TableName], *, wait_seconds
 @contextmanager
 def connected(settings: Settings) -> Iterator[psycopg.Connection]:
     """A connection that looks at locks and holds none."""
-    connection = _connect(settings)
+    connection = connect(settings, "lock")
     try:
         yield connection
     finally:
         connection.close()
-
-
-def _connect(settings: Settings) -> psycopg.Connection:
-    try:
-        return psycopg.connect(
-            host=settings.postgres_host,
-            port=settings.postgres_port,
-            dbname=settings.catalog_database,
-            user=settings.catalog_user,
-            password=settings.catalog_password.get_secret_value(),
-            application_name=f"lakehouse-lock {socket.gethostname()}:{os.getpid()}",
-            connect_timeout=10,
-            **_KEEPALIVE,
-            # The server asks too: the lock of a machine that is gone would stand for hours.
-            options=" ".join(f"-c tcp_{name}={value}" for name, value in _KEEPALIVE.items()),
-            autocommit=True,
-        )
-    except psycopg.OperationalError as error:
-        raise refused_login(str(error)) or TransientError(
-            "the catalog database cannot be reached",
-            where=f"{settings.postgres_host}:{settings.postgres_port}: {str(error).splitlines()[0]}",
-            untouched="everything; nothing was written",
-            todo="check `lakehouse status`; `lakehouse up` starts the local servers",
-        ) from None
 
 
 def _acquire(connection: psycopg.Connection, table: TableName, wait_seconds: float) -> None:
