@@ -15,6 +15,7 @@ from lakehouse.cli import (
     doctor,
     history,
     land,
+    maintain,
     plan,
     quality,
     query,
@@ -33,7 +34,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for area in (stack, doctor, demo, sample, land, run, plan, replay, decide, trim, query, history, quality, contract):
+for area in (
+    stack,
+    doctor,
+    demo,
+    sample,
+    land,
+    run,
+    plan,
+    replay,
+    decide,
+    trim,
+    maintain,
+    query,
+    history,
+    quality,
+    contract,
+):
     area.register(app)
 
 

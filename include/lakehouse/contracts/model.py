@@ -281,16 +281,23 @@ class Upkeep(Model):
     """When the files of a table are put in order, and how long its snapshots stay."""
 
     max_scan_cost: float = Field(
-        1.15, gt=1, le=100, description="Compact where reading costs more than this times a freshly written table."
+        default=1.15,
+        gt=1,
+        le=100,
+        description="Compact where reading costs more than this times a freshly written table.",
     )
     max_deleted_share: float = Field(
-        0.15, gt=0, le=1, description="Compaction rewrites a file of which more than this share of rows is deleted."
+        default=0.15,
+        gt=0,
+        le=1,
+        description="Compaction rewrites a file of which more than this share of rows is deleted.",
     )
     keep_snapshots: Duration = Field(
-        "7d", description="How long what a table said can be read. Tags, and what marts have not read, stay longer."
+        default="7d",
+        description="How long what a table said can be read. Tags, and what marts have not read, stay longer.",
     )
-    min_snapshots: int = Field(3, ge=1, le=1000, description="Publications that stay, whatever their age.")
-    statistics: bool = Field(False, description="Count distinct keys for engines whose planner asks for it.")
+    min_snapshots: int = Field(default=3, ge=1, le=1000, description="Publications that stay, whatever their age.")
+    statistics: bool = Field(default=False, description="Count distinct keys for engines whose planner asks for it.")
 
 
 class Table(Model):
