@@ -210,11 +210,8 @@ class MaintainOperator(LakehouseOperator):
         table, most = params["table"], params["max_delete"]
         if table is not None and not TABLE.match(str(table)) or not isinstance(most, int) or most < 0:
             raise AirflowFailException(f"{table!r} is no table, or {most!r} no number of files")
-        words = [
-            *([str(table)] if table else []),
-            f"--max-delete={most}",
-            *(["--dry-run"] if params["dry_run"] else []),
-        ]
+        words = [*([str(table)] if table else []), f"--max-delete={most}"]
+        words += ["--dry-run"] if params["dry_run"] else []
         said = self.run_command(["maintain", *words, "--json"]).said
         for each in said["needs"] if said["done"] is None else said["done"]:
             self.log.info("%s", each)
