@@ -18,8 +18,6 @@ from lakehouse.core.failpoints import FailpointHit
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine import upkeep
-from lakehouse.engine.fork import make_fork  # noqa: F401 - importable without a session
-from lakehouse.engine.orphans import ORPHAN_DAYS
 from lakehouse.engine.pointer import FORK_PREFIX, UPKEEP_PREFIX, fork_name, is_fork, read_document
 from lakehouse.engine.upkeep import Budget, Care, House, Removed
 from lakehouse.ledger.layout import Manifests
@@ -79,9 +77,8 @@ def publish(catalog: Any, name: TableName, *values: int, attempt: str, upstream:
 
 
 def content(catalog: Any, name: TableName, snapshot_id: int | None = None) -> list[int]:
-    return sorted(
-        catalog.load_table((name.namespace, name.name)).scan(snapshot_id=snapshot_id).to_arrow()["n"].to_pylist()
-    )
+    table = catalog.load_table((name.namespace, name.name))
+    return sorted(table.scan(snapshot_id=snapshot_id).to_arrow()["n"].to_pylist())
 
 
 def on_disk(tmp_path: Path) -> set[str]:
@@ -250,7 +247,3 @@ def test_metadata_of_expired_snapshots_is_as_iceberg_wants_it(catalog: Any, hous
     assert document["metadata-log"][-1]["metadata-file"] != table.metadata_location
     table.append(numbers(9))
     assert content(catalog, NAME) == [0, 1, 2, 3, 9], "others go on from it"
-
-
-def test_orphans_are_looked_for_long_after_any_write() -> None:
-    assert ORPHAN_DAYS >= 3
