@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=30)
 DAY = Upkeep(keep_snapshots="24h", min_snapshots=1)
-N = {"n": DataType("bigint")}
+N = {"n": DataType("long")}
+DAILY = Care(DAY)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def table(request: pytest.FixtureRequest) -> TableName:
     return TableName("ops", "m_" + "".join(c if c.isalnum() else "_" for c in request.node.name)[-50:].lower())
 
 
-def house(lake: Lake, table: TableName, at: datetime = NOW, care: Care = Care(DAY), *, orphans: bool = False) -> House:
+def house(lake: Lake, table: TableName, at: datetime = NOW, care: Care = DAILY, *, orphans: bool = False) -> House:
     made = House(lake.settings, lake.catalog, at, looks_for_orphans=orphans)
     made.__dict__["cares"] = {table: care}
     return made

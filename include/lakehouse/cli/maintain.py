@@ -100,6 +100,8 @@ def _would(needs: Needs) -> Iterator[str]:
         yield f"expire {going:,} snapshots{tags}; delete {files:,} files, {size:,.1f} MiB"
     if needs.orphans:
         yield f"delete {len(needs.orphans.files):,} orphans, {needs.orphans.size_bytes / _MIB:,.1f} MiB"
+    if needs.has_fork:
+        yield "drop the fork of a run that died, unless it is worked on"
     if needs.statistics:
         yield f"count distinct values of {', '.join(needs.statistics)}"
 

@@ -63,7 +63,7 @@ def rewrite(lake: Lake, house: House, name: TableName, only: Callable[[Needs], N
     """
     steps, size, first, last, tries = 0, 0, 0, 0, 0
     for _ in range(_MOST_STEPS):
-        needs = only(house.needs(name))
+        needs = only(house.to_write(name))
         if not needs.writes:
             break
         try:

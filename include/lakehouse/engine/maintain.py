@@ -103,10 +103,10 @@ def _maintain_one(house: House, needs: Needs, budget: Budget, lake: Lake | None)
     with _postponed(report, "orphans"):
         report.orphans = house.remove_orphans(name, budget)
         report.postponed += _left(report.orphans, "orphans")
-    if lake is not None and house.needs(name).statistics:
+    if lake is not None and house.to_write(name).statistics:
         counted = rewrite(lake, house, name, lambda now: replace(now, compaction=None, manifests=None))
         report.is_counted = counted.steps > 0
-    report.cost_after = house.needs(name).cost
+    report.cost_after = house.to_write(name).cost
     return report
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ class Care:
 class Needs:
     """What a table needs, as its metadata says. ``files`` and ``bytes`` of ``expiry`` and ``orphans`` are deleted.
 
-    ``skipped`` says why nothing is done, where something stands in the way.
+    ``skipped`` says why nothing is done, where something stands in the way. ``has_fork``: a run works on it, or died.
     """
 
     table: TableName
@@ -78,6 +78,7 @@ class Needs:
     orphans: Orphans | None = None
     statistics: tuple[str, ...] = ()
     skipped: str = ""
+    has_fork: bool = False
 
     @property
     def writes(self) -> bool:
@@ -86,7 +87,7 @@ class Needs:
 
     @property
     def is_nothing(self) -> bool:
-        return not (self.writes or self.expiry or self.orphans or self.skipped)
+        return not (self.writes or self.expiry or self.orphans or self.skipped or self.has_fork)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -105,6 +106,7 @@ class Needs:
             "orphans": self.orphans and {"files": len(self.orphans.files), "bytes": self.orphans.size_bytes},
             "statistics": list(self.statistics),
             "skipped": self.skipped,
+            "has_fork": self.has_fork,
         }
 
 
@@ -190,18 +192,27 @@ class House:
             return Needs(name, skipped="" if table is None else "there is nothing in it yet")
         if load_table(self.catalog, fork_name(name, FORK_PREFIX)) is not None:
             return Needs(name, skipped="a rebuild of it waits to be confirmed")
-        care, layout = self.care(name), self.manifests(table).layout(table, table.current_snapshot())
         expiry = self.expiry(name, table)
-        doomed = self.doomed(table, expiry) if expiry else []
+        return replace(
+            self.to_write(name),
+            expiry=expiry,
+            expired=self.doomed(table, expiry) if expiry else [],
+            orphans=self.orphans(table),
+            has_fork=load_table(self.catalog, fork_name(name, UPKEEP_PREFIX)) is not None,
+        )
+
+    def to_write(self, name: TableName) -> Needs:
+        """Of what a table needs, that which takes Spark."""
+        table = load_table(self.catalog, name)
+        if table is None:
+            return Needs(name)
+        care, layout = self.care(name), self.manifests(table).layout(table, table.current_snapshot())
         return Needs(
             name,
             scan_cost(layout),
             plan_compaction(layout, care.policy),
             len(layout.manifest_bytes) if manifests_pay(layout) else None,
-            expiry,
-            doomed,
-            self.orphans(table),
-            self.statistics(table, care),
+            statistics=self.statistics(table, care),
         )
 
     def expiry(self, name: TableName, table: Table) -> Expiry | None:
@@ -270,8 +281,10 @@ class House:
         """
         with removing_files(self.settings):
             table = load_table(self.catalog, name)
-            if table is not None and (expiry := self.expiry(name, table)):
-                self.doomed(table, expiry)  # read here, so that little is left to do under the lock
+            expiry = self.expiry(name, table) if table is not None else None
+            if table is None or expiry is None:
+                return Removed()
+            self.doomed(table, expiry)  # read here, so that little is left to do under the lock
             with table_locks(self.settings, [name], wait_seconds=WAIT_SECONDS) as locks:
                 table = load_table(self.catalog, name)
                 expiry = self.expiry(name, table) if table is not None else None
