@@ -7,7 +7,7 @@ was just written is not yet referred to, so only files that are older than any w
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -54,7 +54,12 @@ def places(catalog: Catalog) -> dict[str, list[TableName]]:
 
 
 def find_orphans(
-    catalog: Catalog, store: ObjectStore, location: str, names: Sequence[TableName], now: datetime
+    catalog: Catalog,
+    store: ObjectStore,
+    location: str,
+    names: Sequence[TableName],
+    now: datetime,
+    named_by: Callable[[Table], Iterable[str]] = references,
 ) -> Orphans | None:
     """What lies in a place, is old, and none of its tables refers to; None if nothing."""
     place = urlparse(location)
@@ -68,7 +73,7 @@ def find_orphans(
         return None
     loaded = list(filter(None, (load_table(catalog, name) for name in names)))
     later = _later(catalog, there, location, loaded)
-    named = {urlparse(file).path.lstrip("/") for table in (*loaded, *later) for file in references(table)}
+    named = {urlparse(file).path.lstrip("/") for table in (*loaded, *later) for file in named_by(table)}
     files = tuple(file for file in old if file.key not in named)
     return Orphans(there, files) if files else None
 

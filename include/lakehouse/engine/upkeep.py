@@ -258,8 +258,30 @@ class House:
         """Old files that nothing refers to, at the place of a table."""
         if not self.looks_for_orphans:
             return None
-        shared = places(self.catalog).get(table.location(), [])
-        return find_orphans(self.catalog, self.store, table.location(), shared, self.now)
+        shared = self.neighbours(table)
+        return find_orphans(self.catalog, self.store, table.location(), shared, self.now, self.named)
+
+    def named(self, table: Table) -> Iterator[str]:
+        """As :func:`references`, with manifests that were read already."""
+        metadata, manifests = table.metadata, self.manifests(table)
+        yield table.metadata_location
+        yield from (entry.metadata_file for entry in metadata.metadata_log)
+        yield from (each.statistics_path for each in (*metadata.statistics, *metadata.partition_statistics))
+        yield from (snapshot.manifest_list for snapshot in metadata.snapshots)
+        found = {each.manifest_path: each for snapshot in metadata.snapshots for each in manifests.of(snapshot)}
+        yield from found
+        yield from (entry.path for each in found.values() for entry in manifests.entries(each))
+
+    @cached_property
+    def _places(self) -> Mapping[str, Sequence[TableName]]:
+        return places(self.catalog)
+
+    def neighbours(self, table: Table) -> list[TableName]:
+        """All tables that lie where this one does: itself, its forks as they are now, others as of the first look."""
+        mine = TableName(*table.name())
+        there = [name for name in self._places.get(table.location(), ()) if not is_fork(name)]
+        forks = [fork_name(name, prefix) for name in {mine, *there} for prefix in (FORK_PREFIX, UPKEEP_PREFIX)]
+        return sorted({mine, *there, *(fork for fork in forks if load_table(self.catalog, fork) is not None)})
 
     def statistics(self, table: Table, care: Care) -> tuple[str, ...]:
         """The columns to count, where the contract asks for it and half of the rows are others than were counted."""
@@ -316,7 +338,7 @@ class House:
 
     def _is_shared(self, table: Table, name: TableName) -> bool:
         """Whether another table stands on the same files: it may need what this one no longer does."""
-        return any(other != name for other in places(self.catalog).get(table.location(), []))
+        return self.neighbours(table) != [name]
 
     def _within(self, table: Table, expiry: Expiry, budget: Budget) -> tuple[Expiry, list[ObjectInfo]]:
         """As many of the oldest snapshots as leave no more files than may be deleted."""
@@ -334,8 +356,7 @@ class House:
             table = load_table(self.catalog, name)
             if table is None or self.orphans(table) is None:
                 return Removed()
-            shared = places(self.catalog).get(table.location(), [])
-            with table_locks(self.settings, shared, wait_seconds=WAIT_SECONDS):
+            with table_locks(self.settings, self.neighbours(table), wait_seconds=WAIT_SECONDS):
                 found = self.orphans(table)
             files = sorted(found.files, key=lambda file: (str(file.modified_at), file.key)) if found else []
             going = files[: max(0, budget.files)]
