@@ -247,3 +247,12 @@ def test_metadata_of_expired_snapshots_is_as_iceberg_wants_it(catalog: Any, hous
     assert document["metadata-log"][-1]["metadata-file"] != table.metadata_location
     table.append(numbers(9))
     assert content(catalog, NAME) == [0, 1, 2, 3, 9], "others go on from it"
+
+
+def test_what_is_referred_to_is_what_the_walk_of_references_finds(catalog: Any, house: House) -> None:
+    for number in range(3):
+        publish(catalog, NAME, number, attempt=f"a{number}")
+    table = catalog.load_table(("silver", "numbers"))
+    table.overwrite(numbers(7))
+    assert set(house.named(table)) == set(references(table))
+    assert len(set(house.named(table))) > 12
