@@ -18,6 +18,7 @@ from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.marts import declared_marts, mart_names
 from lakehouse.contracts.model import Upkeep
 from lakehouse.core import names
+from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import ConcurrentCommit, SettingsError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
@@ -318,7 +319,7 @@ class House:
                     return Removed(left=left)
                 at = table.metadata_location
                 failpoint("maintain.before_expiry", name)
-                document = without(read_document(self.catalog, at), within, self.now)
+                document = without(read_document(self.catalog, at), within, SystemClock().now())
                 locks.check()
                 swap(self.catalog, [write_document(self.catalog, name, at, at, document)], _moved)
             failpoint("maintain.expired", name)
