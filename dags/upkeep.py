@@ -1,4 +1,4 @@
-"""DAGs for people and for order: rebuild, replay, decide, trim, quality, housekeeping, as Airflow shows them.
+"""DAGs for people and for order: rebuild, replay, decide, trim, maintain, quality, housekeeping, as Airflow shows them.
 
 The index is the one file that is read here: `lakehouse contract compile` writes it.
 """

@@ -41,6 +41,7 @@ EXPECTED = {
     "trim_bronze",
     "quality_docs",
     "housekeeping",
+    "maintain_tables",
 }
 HEAVY = ("pyspark", "boto3", "botocore", "great_expectations", "pandas", "pyarrow", "pyiceberg", "dbt", "numpy")
 PARSE = """
@@ -281,7 +282,7 @@ def test_a_task_builds_only_its_own_dag(project: Path) -> None:
 
 def test_an_index_without_contracts_has_its_housekeeping() -> None:
     empty = Index({}, "", {}, {}, {}, (), Operation())
-    assert set(all_dags(empty)) == {"housekeeping", "quality_docs"}
+    assert set(all_dags(empty)) == {"housekeeping", "maintain_tables", "quality_docs"}
 
 
 def test_two_hundred_contracts_are_built_quickly() -> None:
@@ -294,7 +295,7 @@ def test_two_hundred_contracts_are_built_quickly() -> None:
         many[f"crm.d{number}"] = Contract.model_validate(raw)
     index = build_index(many, {}, {})
     started = time.process_time()
-    assert len(all_dags(index)) == 408
+    assert len(all_dags(index)) == 409
     assert time.process_time() - started < 10
 
 

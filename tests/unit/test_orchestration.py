@@ -459,6 +459,30 @@ def test_names_of_a_form_are_checked_again_by_the_task(dag_id: str, param: str, 
     assert told.commands == []
 
 
+def test_upkeep_says_what_was_done_and_skips_where_nothing_is(told: Told) -> None:
+    task = all_dags(project_index())["maintain_tables"].get_task("maintain")
+    some = {"tables": 3, "needs": [{"table": "silver.a"}], "done": [{"table": "silver.a"}]}
+    told.answers = [Answer(0, some), Answer(0, {**some, "done": None}), Answer(0, {**some, "needs": [], "done": []})]
+    task.execute(context(params={"table": None, "max_delete": 100, "dry_run": False}))
+    task.execute(context(params={"table": "silver.a", "max_delete": 0, "dry_run": True}))
+    with pytest.raises(AirflowSkipException, match="nothing is to be done for 3 tables"):
+        task.execute(context(params={"table": None, "max_delete": 100, "dry_run": False}))
+    assert words_of(told) == [
+        "maintain --max-delete=100 --json",
+        "maintain silver.a --max-delete=0 --dry-run --json",
+        "maintain --max-delete=100 --json",
+    ]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_upkeep_takes_a_table_and_a_number_or_nothing(text: str, told: Told) -> None:
+    task = all_dags(project_index())["maintain_tables"].get_task("maintain")
+    for params in ({"table": text, "max_delete": 1}, {"table": None, "max_delete": text}):
+        with pytest.raises(AirflowFailException):
+            task.execute(context(params={**params, "dry_run": False}))
+    assert told.commands == []
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_decision_is_about_a_batch_of_ours_or_is_refused(text: str, told: Told) -> None:
     task = all_dags(project_index())["decide_batch"].get_task("decide")

@@ -39,6 +39,7 @@ SPARK_TASKS = {
     **{f"transform_{source}": {"take_pending"} for source in ("crm_catalogue", "crm_customers", "retail_sales")},
     "build_marts": {"build"},
     **{dag_id: {"look", "confirm"} for dag_id in ("rebuild_table", "replay_table", "trim_bronze")},
+    "maintain_tables": {"maintain"},
 }
 SECRETS = ("catalog-secret", "reader-secret", "s3-secret", "cluster-secret", "airflow-secret")
 MASTER = "spark://127.0.0.1:7077"

@@ -277,6 +277,29 @@ def _partition_field(value: str) -> str:
 PartitionField = Annotated[str, AfterValidator(_partition_field), WithJsonSchema(PARTITION_SCHEMA)]
 
 
+class Upkeep(Model):
+    """When the files of a table are put in order, and how long its snapshots stay."""
+
+    max_scan_cost: float = Field(
+        default=1.15,
+        gt=1,
+        le=100,
+        description="Compact where reading costs more than this times a freshly written table.",
+    )
+    max_deleted_share: float = Field(
+        default=0.15,
+        gt=0,
+        le=1,
+        description="Compaction rewrites a file of which more than this share of rows is deleted.",
+    )
+    keep_snapshots: Duration = Field(
+        default="7d",
+        description="How long what a table said can be read. Tags, and what marts have not read, stay longer.",
+    )
+    min_snapshots: int = Field(default=3, ge=1, le=1000, description="Publications that stay, whatever their age.")
+    statistics: bool = Field(default=False, description="Count distinct keys for engines whose planner asks for it.")
+
+
 class Table(Model):
     """A silver table made of the dataset's source."""
 
@@ -313,6 +336,7 @@ class Table(Model):
     order: dict[Identifier, Column] = Field(
         default_factory=dict, description="Dimensions: further typed values for effective time, ties and deletion."
     )
+    upkeep: Upkeep | None = Field(None, description="Upkeep of this table, in place of the contract's.")
 
     @cached_property
     def typed(self) -> dict[str, Column]:
@@ -380,6 +404,7 @@ class Contract(Model):
     bronze: Bronze = Bronze()
     freshness: Freshness = Freshness()
     retention: Duration = Field("3650d", description="How long observations are kept in bronze.")
+    upkeep: Upkeep = Field(Upkeep(), description="Upkeep of bronze, and of the tables that say nothing of their own.")
     residency: str = Field("any", description="Where the data may be stored.")
 
     @property

@@ -20,7 +20,7 @@ from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG
 from lakehouse.engine.alter import former_name
-from lakehouse.engine.pointer import Document, fork_name, read_document, swap, write_document
+from lakehouse.engine.pointer import FORK_PREFIX, Document, fork_name, read_document, swap, write_document
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.tables import METRICS_PROPERTY, qualified
 from lakehouse.ledger.watermark import load_table
@@ -44,14 +44,14 @@ class Fork:
     computed: str = ""
 
 
-def make_fork(lake: Lake, table: TableName) -> Fork:
-    """Fork a table that stands; what was prepared before is dropped."""
-    fork = fork_name(table)
+def make_fork(lake: Lake, table: TableName, prefix: str = FORK_PREFIX) -> Fork:
+    """Fork a table that stands; what was prepared before for the same purpose is dropped."""
+    fork = fork_name(table, prefix)
     drop_fork(lake, fork)
     loaded = load_table(lake.catalog, table)
     head = loaded.current_snapshot() if loaded else None
     if loaded is None or head is None:
-        raise LakehouseError(f"there is no table {table} to rebuild", todo="`lakehouse run` makes it")
+        raise LakehouseError(f"there is no table {table} to work on", todo="`lakehouse run` makes it")
     lake.spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{fork.namespace}")
     lake.spark.sql(
         f"CALL {CATALOG}.system.register_table(table => '{fork}', metadata_file => '{loaded.metadata_location}')"
@@ -103,10 +103,13 @@ def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> Non
 
 
 def _entered(document: Document, base: Document, note: str) -> Document:
+    return {**document, "properties": unguarded(document, base) | {REBUILD_PROPERTY: note}}
+
+
+def unguarded(document: Document, base: Document) -> dict[str, str]:
+    """A fork's properties without what protects the table's files from it."""
     properties = {key: value for key, value in document["properties"].items() if key != _GUARD}
-    if _GUARD in base["properties"]:
-        properties[_GUARD] = base["properties"][_GUARD]
-    return {**document, "properties": properties | {REBUILD_PROPERTY: note}}
+    return properties | {key: value for key, value in base["properties"].items() if key == _GUARD}
 
 
 def _note(base: Document, before: int, after: int, attempt: str, now: datetime) -> str:

@@ -13,20 +13,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
 from lakehouse.core.errors import ConcurrentCommit, LakehouseError, TableBusy
 from lakehouse.core.names import TableName
 from lakehouse.core.process import runs
-from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.core.settings import Settings
 from lakehouse.engine.lock import LOCKS_OF, connected, lock_number, table_locks
 from lakehouse.engine.orphans import ORPHAN_DAYS, find_orphans, places
-from lakehouse.engine.pointer import FORK_PREFIX, fork_name, read_document, swap, write_document
+from lakehouse.engine.pointer import (
+    FORK_PREFIX,
+    UPKEEP_PREFIX,
+    forget,
+    fork_name,
+    is_fork,
+    read_document,
+    swap,
+    write_document,
+)
 from lakehouse.ledger.log import OBJECTS, read_log
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import BRANCH_PREFIX, catalog_tables, load_table, open_catalog, reaching
+from lakehouse.ledger.watermark import BRANCH_PREFIX, catalog_tables, load_table, open_catalog
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -127,7 +136,7 @@ class Leftovers:
 
     def _branches(self, holders: Mapping[int, str]) -> Iterator[Leftover]:
         for name in catalog_tables(self.catalog):
-            table = None if _is_fork(name) else load_table(self.catalog, name)
+            table = None if is_fork(name) else load_table(self.catalog, name)
             for branch, ref in sorted(table.metadata.refs.items()) if table else ():
                 if table and branch.startswith(BRANCH_PREFIX):
                     state, why = self._branch_state(table, ref, holders.get(lock_number(name), ""))
@@ -146,17 +155,20 @@ class Leftovers:
 
     def _forks(self, holders: Mapping[int, str]) -> Iterator[Leftover]:
         tables = catalog_tables(self.catalog)
-        owners = {fork_name(name): name for name in tables}
+        owners = {fork_name(name, prefix): name for name in tables for prefix in (FORK_PREFIX, UPKEEP_PREFIX)}
         for name in tables:
-            table = load_table(self.catalog, name) if _is_fork(name) else None
+            table = load_table(self.catalog, name) if is_fork(name) else None
             if table is None:
                 continue
             owner = owners.get(name)
             holder = next(filter(None, (holders.get(lock_number(each)) for each in (name, owner) if each)), "")
             until = _moment(table.metadata.last_updated_ms) + timedelta(days=FORK_DAYS)
-            where = f"rebuild of {owner or 'a table that is gone'}"
+            is_upkeep = name.name.startswith(UPKEEP_PREFIX)
+            where = f"{'upkeep' if is_upkeep else 'rebuild'} of {owner or 'a table that is gone'}"
             if holder:
                 yield Leftover("fork", str(name), where, "alive", f"its owner may be {holder}")
+            elif is_upkeep:
+                yield Leftover("fork", str(name), where, "dead", "whoever worked on it has ended")
             elif until > self.now:
                 why = f"a rebuild that may still be confirmed; until {until:%Y-%m-%d %H:%M} UTC"
                 yield Leftover("fork", str(name), where, "kept", why)
@@ -212,7 +224,7 @@ class Leftovers:
         name = TableName.parse(leftover.where)
         with table_locks(self.settings, [name], wait_seconds=0):
             table = load_table(self.catalog, name)
-            if table is not None and not _forgotten(self.catalog, name, table.metadata_location):
+            if table is not None and not forget(self.catalog, name, table.metadata_location):
                 raise _moved(name)
         return ""
 
@@ -238,24 +250,8 @@ class Leftovers:
         return "" if ended is None or ended[0] else "PostgreSQL did not end the session"
 
 
-def _is_fork(name: TableName) -> bool:
-    return name.namespace == "ops" and name.name.startswith(FORK_PREFIX)
-
-
 def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-def _forgotten(catalog: Any, name: TableName, metadata_location: str) -> bool:
-    from sqlalchemy import text
-
-    statement = text(
-        "DELETE FROM iceberg_tables WHERE catalog_name = :catalog AND table_namespace = :namespace "
-        "AND table_name = :name AND metadata_location = :seen"
-    )
-    values = {"catalog": CATALOG, "namespace": name.namespace, "name": name.name, "seen": metadata_location}
-    with reaching(f"drop {name}"), catalog.engine.begin() as connection:
-        return bool(connection.execute(statement, values).rowcount)
 
 
 def _moved(name: TableName) -> ConcurrentCommit:

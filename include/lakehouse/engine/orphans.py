@@ -6,7 +6,8 @@ was just written is not yet referred to, so only files that are older than any w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,10 +16,11 @@ from urllib.parse import urlparse
 from lakehouse.core.names import TableName
 from lakehouse.ledger.references import references
 from lakehouse.ledger.store import ObjectInfo, ObjectStore
-from lakehouse.ledger.watermark import catalog_tables, load_table
+from lakehouse.ledger.watermark import catalog_tables, load_table, reaching
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
 
 ORPHAN_DAYS = 3
 """Longer than the longest write takes from its first file to its commit."""
@@ -52,7 +54,12 @@ def places(catalog: Catalog) -> dict[str, list[TableName]]:
 
 
 def find_orphans(
-    catalog: Catalog, store: ObjectStore, location: str, names: Sequence[TableName], now: datetime
+    catalog: Catalog,
+    store: ObjectStore,
+    location: str,
+    names: Sequence[TableName],
+    now: datetime,
+    named_by: Callable[[Table], Iterable[str]] = references,
 ) -> Orphans | None:
     """What lies in a place, is old, and none of its tables refers to; None if nothing."""
     place = urlparse(location)
@@ -64,10 +71,32 @@ def find_orphans(
     ]
     if not old:
         return None
-    loaded = filter(None, (load_table(catalog, name) for name in names))
-    named = {urlparse(file).path.lstrip("/") for table in loaded for file in references(table)}
+    loaded = list(filter(None, (load_table(catalog, name) for name in names)))
+    later = _later(catalog, there, location, loaded)
+    named = {urlparse(file).path.lstrip("/") for table in (*loaded, *later) for file in named_by(table)}
     files = tuple(file for file in old if file.key not in named)
     return Orphans(there, files) if files else None
+
+
+def _later(catalog: Catalog, there: ObjectStore, location: str, loaded: Sequence[Table]) -> list[Table]:
+    """What metadata files say that are later than those of the catalog: it may have been set back to an older moment.
+
+    Where it was not, these are of forks that were dropped, and soon no longer later.
+    """
+    from pyiceberg.table import StaticTable
+
+    place = urlparse(location)
+    known = max((_number(table.metadata_location) for table in loaded), default=-1)
+    keys = (file.key for file in there.list_after(f"{place.path.strip('/')}/metadata/") if file.key.endswith(_METADATA))
+    beyond = [f"{place.scheme}://{place.netloc}/{key}" for key in keys if _number(key) > known]
+    with reaching("read metadata files that are later than the catalog's"):
+        return [StaticTable.from_metadata(each, dict(catalog.properties)) for each in beyond]
+
+
+def _number(location: str) -> int:
+    """The number of a metadata file; of one that somebody else named, as if it were the last."""
+    number = location.rpartition("/")[2].partition("-")[0]
+    return int(number) if number.isdigit() else sys.maxsize
 
 
 def _below(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:

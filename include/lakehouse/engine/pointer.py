@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 FORK_PREFIX = "rebuild_"
+UPKEEP_PREFIX = "upkeep_"
 
 Document = dict[str, Any]
 
@@ -36,9 +37,14 @@ class Swap:
     becomes: str
 
 
-def fork_name(table: TableName) -> TableName:
-    """The one name of a table's fork: a second preparation takes the place of the first."""
-    return TableName("ops", FORK_PREFIX + hashlib.sha256(str(table).encode()).hexdigest()[:16])
+def fork_name(table: TableName, prefix: str = FORK_PREFIX) -> TableName:
+    """The one name of a table's fork for a purpose: a second preparation takes the place of the first."""
+    return TableName("ops", prefix + hashlib.sha256(str(table).encode()).hexdigest()[:16])
+
+
+def is_fork(name: TableName) -> bool:
+    """Whether a table of the catalog is somebody's fork of another."""
+    return name.namespace == "ops" and name.name.startswith((FORK_PREFIX, UPKEEP_PREFIX))
 
 
 def read_document(catalog: Catalog, location: str) -> Document:
@@ -95,6 +101,19 @@ def _move(catalog: Any, swaps: Sequence[Swap], moved: Callable[[TableName], Lake
             found = connection.execute(statement, {**values, "was": each.was, "becomes": each.becomes})
             if found.rowcount != 1:
                 raise moved(each.table)
+
+
+def forget(catalog: Any, name: TableName, metadata_location: str) -> bool:
+    """Take a table out of the catalog as it was seen, and leave its files; False where it is another by now."""
+    from sqlalchemy import text
+
+    statement = text(
+        "DELETE FROM iceberg_tables WHERE catalog_name = :catalog AND table_namespace = :namespace "
+        "AND table_name = :name AND metadata_location = :seen"
+    )
+    values = {"catalog": CATALOG, "namespace": name.namespace, "name": name.name, "seen": metadata_location}
+    with reaching(f"drop {name}"), catalog.engine.begin() as connection:
+        return bool(connection.execute(statement, values).rowcount)
 
 
 def _location(catalog: Any, table: TableName) -> str:

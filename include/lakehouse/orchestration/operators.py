@@ -25,6 +25,7 @@ Days = tuple[date, date]
 _QUALITY = ("received", "good", "quarantined", "rejected", "without_key", "warned", "held")
 _WORK = ("batches", "rows_added", "rows_removed", "opened", "closed", "late_keys", "files", "bytes", "seconds")
 _BATCH = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+#[0-9]{1,12}\Z")
+TABLE = re.compile(r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")
 _ONE_DAY = timedelta(days=1)
 
 
@@ -199,6 +200,23 @@ class DecideOperator(LakehouseOperator):
         self.run_command([action, batch, f"--reason={reason}", *sure], actor=actor)
         extra = {"decided": action, "batch": batch, "by": actor}
         context["outlet_events"][self.DECIDED].add(assets.landing(source), extra=extra)
+
+
+class MaintainOperator(LakehouseOperator):
+    """Upkeep of the tables that the form names, or of all; says what was done, and what had to wait."""
+
+    def execute(self, context: Context) -> None:
+        params = context["params"]
+        table, most = params["table"], params["max_delete"]
+        if table is not None and not TABLE.match(str(table)) or not isinstance(most, int) or most < 0:
+            raise AirflowFailException(f"{table!r} is no table, or {most!r} no number of files")
+        words = [*([str(table)] if table else []), f"--max-delete={most}"]
+        words += ["--dry-run"] if params["dry_run"] else []
+        said = self.run_command(["maintain", *words, "--json"]).said
+        for each in said["needs"] if said["done"] is None else said["done"]:
+            self.log.info("%s", each)
+        if not said["needs"]:
+            raise AirflowSkipException(f"nothing is to be done for {said['tables']} tables")
 
 
 class CommandOperator(LakehouseOperator):

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lakehouse.contracts.index import Index
-from lakehouse.orchestration.operators import ConfirmOperator, LookOperator, TakePendingOperator
+from lakehouse.orchestration.operators import (
+    ConfirmOperator,
+    LookOperator,
+    MaintainOperator,
+    TakePendingOperator,
+)
 
 
 @dataclass(frozen=True)
@@ -15,12 +20,18 @@ class SparkTasks:
     take_pending: type[TakePendingOperator]
     look: type[LookOperator]
     confirm: type[ConfirmOperator]
+    maintain: type[MaintainOperator]
 
 
 def spark_tasks(index: Index) -> SparkTasks:
     """Commands of the program; on a cluster, the provider's SparkSubmitOperator."""
     if not index.operation.is_on_cluster:
-        return SparkTasks(TakePendingOperator, LookOperator, ConfirmOperator)
+        return SparkTasks(TakePendingOperator, LookOperator, ConfirmOperator, MaintainOperator)
     from lakehouse.orchestration import submit
 
-    return SparkTasks(submit.SubmitTakePendingOperator, submit.SubmitLookOperator, submit.SubmitConfirmOperator)
+    return SparkTasks(
+        submit.SubmitTakePendingOperator,
+        submit.SubmitLookOperator,
+        submit.SubmitConfirmOperator,
+        submit.SubmitMaintainOperator,
+    )

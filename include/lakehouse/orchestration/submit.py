@@ -29,6 +29,7 @@ from lakehouse.orchestration.operators import (
     ConfirmOperator,
     LakehouseOperator,
     LookOperator,
+    MaintainOperator,
     TakePendingOperator,
 )
 
@@ -116,10 +117,14 @@ class SubmitConfirmOperator(ConfirmOperator, SubmitOperator):
     """:class:`ConfirmOperator` on a cluster."""
 
 
+class SubmitMaintainOperator(MaintainOperator, SubmitOperator):
+    """:class:`MaintainOperator` on a cluster."""
+
+
 def program(words: Sequence[str]) -> tuple[str, list[str]] | None:
     """The program of ``spark_jobs/`` that does what a command does, and its arguments; None for one without Spark."""
     verb, *rest = words
-    if verb in ("rebuild", "replay", "trim"):
+    if verb in ("rebuild", "replay", "trim", "maintain"):
         return verb, rest
     if verb != "run":
         return None

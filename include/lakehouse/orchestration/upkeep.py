@@ -14,17 +14,20 @@ from lakehouse.contracts.index import Index
 from lakehouse.core import pools
 from lakehouse.orchestration import assets, policy
 from lakehouse.orchestration.families import build
+from lakehouse.orchestration.operators import TABLE as _TABLE
 from lakehouse.orchestration.operators import CommandOperator, Context, DecideOperator
 from lakehouse.orchestration.spark_tasks import spark_tasks
 
 _DATE: dict[str, Any] = {"type": ["null", "string"], "format": "date"}
-_QUALITY_HOUR, _HOUSEKEEPING_HOUR = 6, 3
+_QUALITY_HOUR, _HOUSEKEEPING_HOUR, _MAINTENANCE_HOUR = 6, 3, 4
+_MOST_DELETED = 10_000
 
 
 def upkeep_dags(index: Index, only: str | None = None) -> dict[str, DAG]:
     """All DAGs of the upkeep by their ids, or the one that a task needs."""
     makers: dict[str, Callable[[], DAG]] = {
         "housekeeping": partial(housekeeping_dag, index),
+        "maintain_tables": partial(maintain_dag, index),
         "quality_docs": partial(quality_dag, index),
     }
     if index.tables:
@@ -109,6 +112,25 @@ def housekeeping_dag(index: Index) -> DAG:
     schedule = policy.daily("housekeeping", _HOUSEKEEPING_HOUR)
     dag = policy.new_dag(index, "housekeeping", _HOUSEKEEPING_DOC, tags=("maintenance",), schedule=schedule)
     _metadata_task(dag, "remove_leftovers", ("doctor", "--fix"))
+    return dag
+
+
+def maintain_dag(index: Index) -> DAG:
+    """Files of tables in order, old snapshots and orphans away."""
+    form = {
+        "table": Param(
+            None, type=["null", "string"], pattern=_TABLE.pattern, maxLength=140, title="Table",
+            description="As in silver.dim_customer. Empty: all.",
+        ),
+        "max_delete": Param(
+            _MOST_DELETED, type="integer", minimum=0, maximum=10_000_000, title="Most files to delete",
+            description="What is over is left for the next run.",
+        ),
+        "dry_run": Param(False, type="boolean", title="Only say what would be done"),
+    }  # fmt: skip
+    schedule = policy.daily("maintain_tables", _MAINTENANCE_HOUR)
+    dag = policy.new_dag(index, "maintain_tables", _MAINTAIN_DOC, tags=("maintenance",), schedule=schedule, params=form)
+    spark_tasks(index).maintain(dag=dag, task_id="maintain", pool=pools.SPARK, execution_timeout=policy.SPARK_TIMEOUT)
     return dag
 
 
@@ -246,6 +268,18 @@ The transform DAG of the source runs by itself after that.
 _QUALITY_DOC = """Makes the Data Docs of Great Expectations from what the rules said, in the home's folder `data-docs`.
 
 They hold counts, never a value of a row. The newest results also stand in `ops.quality_results`.
+"""
+
+_MAINTAIN_DOC = """Puts the files of tables in order, and takes away old snapshots and files that nothing refers to.
+
+Each step is taken only where it pays, and in this order: small files and deleted rows are compacted; manifests written
+anew; snapshots expired that nobody can ask for any more by the contract's `upkeep`; orphans deleted; statistics
+counted. The log says what was done to which table, and what had to wait.
+
+- No row changes. Writers go on meanwhile, and where one is faster, this gives way.
+- What a table said lately, tags, what marts have not read, and what a running backup copies stays.
+- A run deletes at most as many files as the form says. It may be stopped anywhere, and run again.
+- Where metadata say that nothing is to be done, no Spark is started, and the run ends as **skipped**.
 """
 
 _HOUSEKEEPING_DOC = """Checks the installation, and removes what killed attempts left behind.
