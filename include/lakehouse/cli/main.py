@@ -13,6 +13,7 @@ from lakehouse.cli import (
     decide,
     demo,
     doctor,
+    dropped,
     history,
     land,
     plan,
@@ -22,6 +23,7 @@ from lakehouse.cli import (
     run,
     sample,
     stack,
+    travel,
     trim,
 )
 from lakehouse.core.errors import told_on_stderr
@@ -33,7 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for area in (stack, doctor, demo, sample, land, run, plan, replay, decide, trim, query, history, quality, contract):
+for area in (
+    stack, doctor, demo, sample, land, run, plan, replay, decide, trim, query, history, travel, dropped, quality,
+    contract,
+):  # fmt: skip
     area.register(app)
 
 

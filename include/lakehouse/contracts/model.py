@@ -367,6 +367,15 @@ class Bronze(Model):
     partition: tuple[PartitionField, ...] = ("month(_unit)",)
 
 
+class Tags(Model):
+    """How many snapshots of each table are kept by a tag: the last of each day, week, month and year, in UTC."""
+
+    daily: int = Field(7, ge=0, le=1000, description="Days with a publication.")
+    weekly: int = Field(5, ge=0, le=1000, description="Weeks with a publication; they begin on Monday.")
+    monthly: int = Field(12, ge=0, le=1000, description="Months with a publication.")
+    yearly: int = Field(0, ge=0, le=1000, description="Years with a publication.")
+
+
 class Contract(Model):
     """One dataset: its source and the silver tables made of it."""
 
@@ -380,6 +389,7 @@ class Contract(Model):
     bronze: Bronze = Bronze()
     freshness: Freshness = Freshness()
     retention: Duration = Field("3650d", description="How long observations are kept in bronze.")
+    tags: Tags = Tags()
     residency: str = Field("any", description="Where the data may be stored.")
 
     @property

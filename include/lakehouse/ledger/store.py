@@ -160,6 +160,15 @@ class ObjectStore:
             for entry in page.get("Contents", []):
                 yield ObjectInfo(entry["Key"], entry["Size"], entry["ETag"], entry["LastModified"])
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The folders right below a prefix that ends with a slash, each with the prefix and a slash at its end."""
+        pages = iter(
+            self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/")
+        )
+        while page := self._ask(prefix, lambda: next(pages, None)):
+            for entry in page.get("CommonPrefixes", []):
+                yield entry["Prefix"]
+
     def put_if_absent(self, key: str, body: bytes) -> bool:
         """Create an object; False where one is there. Of two that try at once, exactly one gets True.
 
