@@ -370,10 +370,10 @@ class Bronze(Model):
 class Tags(Model):
     """How many snapshots of each table are kept by a tag: the last of each day, week, month and year, in UTC."""
 
-    daily: int = Field(7, ge=0, le=1000, description="Days with a publication.")
-    weekly: int = Field(5, ge=0, le=1000, description="Weeks with a publication; they begin on Monday.")
-    monthly: int = Field(12, ge=0, le=1000, description="Months with a publication.")
-    yearly: int = Field(0, ge=0, le=1000, description="Years with a publication.")
+    daily: int = Field(default=7, ge=0, le=1000, description="Days with a publication.")
+    weekly: int = Field(default=5, ge=0, le=1000, description="Weeks with a publication; they begin on Monday.")
+    monthly: int = Field(default=12, ge=0, le=1000, description="Months with a publication.")
+    yearly: int = Field(default=0, ge=0, le=1000, description="Years with a publication.")
 
 
 class Contract(Model):
