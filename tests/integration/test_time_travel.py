@@ -1,4 +1,4 @@
-"""A table goes back, is dropped, comes back; and the pipeline goes on: what was undone stays out, and nothing is lost."""
+"""A table goes back, or is dropped and comes back; the pipeline goes on, and what was undone stays out."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 KIND = "slice"
 SOURCE = KINDS[KIND]
 DIMENSION, FACT = (SOURCE.silver_table(name) for name in ("dim_fed", "fact_fed"))
-NOW = datetime(2100, 1, 1, tzinfo=UTC)
 State = tuple[dict[str, str], dict[str, str]]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Feed:
@@ -80,11 +83,11 @@ class Feed:
         kept: dict[TableName, str] = {}
         for table in tables or (DIMENSION,):
             plan = plan_rollback(self.lake.catalog, self.store, table, str(to))
-            kept |= roll_back(self.lake.settings, self.lake.catalog, self.store, plan, "a test", "tests", NOW)
+            kept |= roll_back(self.lake.settings, self.lake.catalog, self.store, plan, "a test", "tests", now())
         return kept
 
     def release(self, *batches: int) -> None:
-        append_decision(self.store, Decision(SOURCE.name, 0, "release", batches, "it was right", "tests", NOW))
+        append_decision(self.store, Decision(SOURCE.name, 0, "release", batches, "it was right", "tests", now()))
 
 
 @pytest.fixture
@@ -156,7 +159,7 @@ def test_bronze_reads_again_what_it_lost(feed: Feed) -> None:
 
 @pytest.mark.parametrize("point", ["decide.after_log", "rollback.before_swap", "rollback.after_swap"])
 def test_whoever_is_killed_on_the_way_has_lost_nothing(feed: Feed, point: str) -> None:
-    """The next run brings the table to what was decided, whether or not ``main`` was moved; or the same command does."""
+    """The next run brings the table to what was decided, whether ``main`` was moved or not; so does the same command."""
     before = feed.take(0)
     moment = feed.head(DIMENSION)
     whole = feed.take(1)
@@ -210,7 +213,7 @@ def test_a_run_that_is_under_way_comes_first(feed: Feed, tmp_path: Path, monkeyp
     land_files(feed.lake, [SOURCE], feed.root)
     monkeypatch.setenv("LAKEHOUSE_FAILPOINTS", f"publish.branched@{DIMENSION}=pause:{tmp_path / 'paused'}")
     plan = plan_rollback(feed.lake.catalog, feed.store, DIMENSION, str(moment))
-    arguments = (feed.lake.settings, feed.lake.catalog, feed.store, plan, "a test", "tests", NOW)
+    arguments = (feed.lake.settings, feed.lake.catalog, feed.store, plan, "a test", "tests", now())
     [error] = both(lambda: run(feed.lake, [SOURCE]), lambda: roll_back(*arguments), tmp_path / "paused")
     assert isinstance(error, ConcurrentCommit) and "changed since the rollback was planned" in error.what
     assert read_decisions(feed.store, SOURCE.name) == []
@@ -226,7 +229,7 @@ def test_a_run_that_comes_second_goes_on_from_there(
     feed.take(1)
     write(feed.root, KIND, UNITS[1], feed.content[UNITS[1]][:5])
     land_files(feed.lake, [SOURCE], feed.root)
-    append_decision(feed.store, Decision(SOURCE.name, 0, "hold", (3,), "a test", "tests", NOW))
+    append_decision(feed.store, Decision(SOURCE.name, 0, "hold", (3,), "a test", "tests", now()))
     monkeypatch.setenv("LAKEHOUSE_FAILPOINTS", f"rollback.before_swap@{DIMENSION}=pause:{tmp_path / 'paused'}")
     assert both(lambda: feed.back(moment), lambda: run(feed.lake, [SOURCE]), tmp_path / "paused") == []
     monkeypatch.delenv("LAKEHOUSE_FAILPOINTS")
@@ -249,14 +252,14 @@ def test_marts_follow(lake: Lake, tmp_path: Path) -> None:
     run_gold(Marts(lake, ALL))
     whole, store = marts(lake), ObjectStore.open(lake.settings)
     plan = plan_rollback(lake.catalog, store, fact, str(moment))
-    kept = roll_back(lake.settings, lake.catalog, store, plan, "a test", "tests", NOW)
+    kept = roll_back(lake.settings, lake.catalog, store, plan, "a test", "tests", now())
     assert not gold_is_current(lake.catalog, ALL, lake.settings.dbt)
     take(lake, tmp_path)
     run_gold(Marts(lake, ALL))
     assert marts(lake)["gold.sales_star"] == expected_star(lake) != whole["gold.sales_star"]
     assert marts(lake)["gold.sales_star"].total() == len(before)
     plan = plan_rollback(lake.catalog, store, fact, kept[fact])
-    roll_back(lake.settings, lake.catalog, store, plan, "a test", "tests", NOW)
+    roll_back(lake.settings, lake.catalog, store, plan, "a test", "tests", now())
     take(lake, tmp_path)
     run_gold(Marts(lake, ALL))
     assert marts(lake) == whole and gold_is_current(lake.catalog, ALL, lake.settings.dbt)
@@ -331,12 +334,12 @@ def test_a_table_that_was_made_anew_is_not_lost_for_the_former_one(feed: Feed) -
 def test_a_tag_keeps_its_snapshot_from_expiry_and_can_be_gone_back_to(feed: Feed) -> None:
     before = feed.take(0)
     moment = feed.head(DIMENSION)
-    tag_table(feed.lake.settings, feed.lake.catalog, DIMENSION, lambda _: Tagging({"mine": moment}), NOW)
+    tag_table(feed.lake.settings, feed.lake.catalog, DIMENSION, lambda _: Tagging({"mine": moment}), now())
     feed.take(1)
     feed.take(2)
     feed.lake.spark.sql(
-        f"CALL lakehouse.system.expire_snapshots(table => '{DIMENSION}', older_than => TIMESTAMP '2099-01-01 00:00:00', "
-        "retain_last => 1)"
+        f"CALL lakehouse.system.expire_snapshots(table => '{DIMENSION}', retain_last => 1, "
+        "older_than => TIMESTAMP '2099-01-01 00:00:00')"
     )
     table = load_table(feed.lake.catalog, DIMENSION)
     assert table is not None and len(table.metadata.snapshots) < 4 and table.metadata.refs["mine"].snapshot_id == moment
