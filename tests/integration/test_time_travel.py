@@ -159,7 +159,7 @@ def test_bronze_reads_again_what_it_lost(feed: Feed) -> None:
 
 @pytest.mark.parametrize("point", ["decide.after_log", "rollback.before_swap", "rollback.after_swap"])
 def test_whoever_is_killed_on_the_way_has_lost_nothing(feed: Feed, point: str) -> None:
-    """The next run brings the table to what was decided, whether ``main`` was moved or not; so does the same command."""
+    """The next run brings the table to what was decided, whether ``main`` was moved or not; so does a second try."""
     before = feed.take(0)
     moment = feed.head(DIMENSION)
     whole = feed.take(1)
@@ -275,8 +275,9 @@ def test_a_dropped_table_is_back_as_it_was(feed: Feed, new_lake: NewLake, tmp_pa
     """By what the warehouse lists, or by the name of its metadata file alone."""
     whole = feed.take(0, 1)
     tables = [DIMENSION, SOURCE.bronze_table, TableName("quarantine", "dim_fed")]
-    there = [table for table in tables if load_table(feed.lake.catalog, table)]
-    pointers = {table: load_table(feed.lake.catalog, table).metadata_location for table in there}  # type: ignore[union-attr]
+    found = {table: load_table(feed.lake.catalog, table) for table in tables}
+    pointers = {table: loaded.metadata_location for table, loaded in found.items() if loaded}
+    there = list(pointers)
     was = heads(feed.lake, there)
     warehouse = Warehouse.open(feed.lake.settings, feed.lake.catalog)
     assert warehouse.dropped() == []
