@@ -39,6 +39,8 @@ EXPECTED = {
     "replay_table",
     "decide_batch",
     "trim_bronze",
+    "rollback_table",
+    "tag_tables",
     "quality_docs",
     "housekeeping",
 }

@@ -87,7 +87,7 @@ def test_only_what_was_seen_is_done(three: tuple[Place, list[int]], call: Call) 
         call("rollback", TABLE, "--to", heads[1], "--yes", "--if-seen", token)
     token = json.loads(call("rollback", TABLE, "--to", heads[1], "--dry-run", "--json").stdout)["token"]
     done = json.loads(call("rollback", TABLE, "--to", heads[1], "--yes", "--if-seen", token, "--json").stdout)
-    assert done["is_rolled_back"] and done["kept"].keys() == {str(TABLE), str(QUARANTINE)}
+    assert done["published"] == heads[1] and done["kept"].keys() == {str(TABLE), str(QUARANTINE)}
     assert place.head() == heads[1]
 
 

@@ -315,7 +315,8 @@ def rollback(
     tags = _roll_back(current, catalog, store, plan, reason) if goes else {}
     if as_json:
         kept = {str(name): tag_name for name, tag_name in tags.items()}
-        typer.echo(json.dumps({**plan.to_json(), "is_rolled_back": goes, "kept": kept}))
+        published = plan.point.snapshot.snapshot_id if goes else None
+        typer.echo(json.dumps({**plan.to_json(), "published": published, "kept": kept}))
     elif goes:
         for line in _done_lines(plan, tags):
             typer.echo(line)
