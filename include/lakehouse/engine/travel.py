@@ -93,10 +93,11 @@ def roll_back(
     Raises :class:`ConcurrentCommit` where the table or the logs changed since; nothing is decided or moved then.
     """
     with table_locks(settings, [move.table for move in plan.moves]) as locks:
-        if plan_rollback(catalog, store, plan.table, plan.asked).token != plan.token:
+        fresh = plan_rollback(catalog, store, plan.table, plan.asked)
+        if fresh.token != plan.token:
             raise _changed(plan)
         swaps, tags = [], {}
-        for move in plan.moves:
+        for move in fresh.moves:
             if move.was != move.becomes:
                 at = move.metadata_location
                 tags[move.table] = undo_tag(move.was, now)

@@ -81,9 +81,9 @@ class Rollback:
 
     @property
     def token(self) -> str:
-        """The same as long as the rollback would do the same."""
-        moves = [(str(move.table), move.metadata_location, move.becomes) for move in self.moves]
-        state = json.dumps([moves, asdict(self.undoing) if self.undoing else None])
+        """The same as long as the rollback would do the same: what lands meanwhile, and a new tag, change nothing."""
+        moves = [(str(move.table), move.was, move.becomes) for move in self.moves]
+        state = json.dumps([moves, (self.undoing.hold, self.undoing.release) if self.undoing else ()])
         return hashlib.sha256(state.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
