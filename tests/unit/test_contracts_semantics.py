@@ -97,6 +97,8 @@ CHANGES: dict[str, list[tuple[tuple[Any, ...], Any, bool]]] = {
     "Contract.description": [(("description",), "Other.", False)],
     "Contract.retention": [(("retention",), "20d", False)],
     "Contract.residency": [(("residency",), "us", False)],
+    "Contract.tags": [(("tags",), {"daily": 1}, False)],
+    **{f"Tags.{kind}": [(("tags",), {kind: 3}, False)] for kind in ("daily", "weekly", "monthly", "yearly")},
     "Table.batch_rules": [((*FACT, "batch_rules"), [], False)],  # a batch that they hold is judged anew, by limits_of
     **{
         f"{rule}.{field}": [((*FACT, "batch_rules", place, field), value, False)]

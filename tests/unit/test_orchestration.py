@@ -483,6 +483,41 @@ def test_upkeep_takes_a_table_and_a_number_or_nothing(text: str, told: Told) -> 
     assert told.commands == []
 
 
+ROLLBACK = {
+    "table": "silver.dim_customer", "token": "abc", "is_empty": False, "published": None,
+    "to": {"snapshot_id": 7, "at": "2024-03-31T14:05:00+00:00"}, "rows": {"before": 1214, "after": 1187},
+    "batches": {"lost": [9, 10], "release": [], "drops": [4]},
+}  # fmt: skip
+
+
+def test_a_rollback_is_looked_at_and_marts_follow(told: Told) -> None:
+    dag = all_dags(project_index())["rollback_table"]
+    look, confirm = dag.get_task("look"), dag.get_task("confirm")
+    told.answers = [Answer(0, ROLLBACK), Answer(0, {**ROLLBACK, "published": 7})]
+    asked = {"table": "silver.dim_customer", "to": "2024-03-31T14:05:00", "reason": "shifted by a row"}
+    seen = look.execute(context(params=asked))
+    assert "rows: 1,214 → 1,187" in seen["summary"]
+    assert "leave the table, and are held: #9, #10" in seen["summary"] and "come back" not in seen["summary"]
+    running = context(ti=SimpleNamespace(xcom_pull=lambda task_ids: seen))
+    confirm.execute(running)
+    given = ("rollback", "silver.dim_customer", "--to=2024-03-31T14:05:00", "--reason=shifted by a row")
+    assert told.commands == [(*given, "--dry-run", "--json"), (*given, "--yes", "--if-seen", "abc", "--json")]
+    added = running["outlet_events"][operators.ConfirmOperator.PUBLISHED].added
+    assert added == [("silver.dim_customer", {"by": "rollback", "snapshot_id": 7})]
+    told.answers = [Answer(0, {**ROLLBACK, "is_empty": True})]
+    with pytest.raises(AirflowSkipException):
+        look.execute(context(params=asked))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_rollback_goes_to_a_time_a_snapshot_or_a_tag(text: str, told: Told) -> None:
+    task = all_dags(project_index())["rollback_table"].get_task("look")
+    for params in ({"table": text, "to": "7"}, {"table": "silver.dim_customer", "to": text}):
+        with pytest.raises((AirflowFailException, errors.ContractError)):
+            task.execute(context(params={**params, "reason": "because"}))
+    assert told.commands == []
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_decision_is_about_a_batch_of_ours_or_is_refused(text: str, told: Told) -> None:
     task = all_dags(project_index())["decide_batch"].get_task("decide")

@@ -14,6 +14,7 @@ from lakehouse.cli import (
     decide,
     demo,
     doctor,
+    dropped,
     history,
     land,
     maintain,
@@ -24,6 +25,7 @@ from lakehouse.cli import (
     run,
     sample,
     stack,
+    travel,
     trim,
 )
 from lakehouse.core.errors import told_on_stderr
@@ -49,6 +51,8 @@ for area in (
     maintain,
     query,
     history,
+    travel,
+    dropped,
     quality,
     backup,
     contract,

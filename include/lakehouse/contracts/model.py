@@ -391,6 +391,15 @@ class Bronze(Model):
     partition: tuple[PartitionField, ...] = ("month(_unit)",)
 
 
+class Tags(Model):
+    """How many snapshots of each table are kept by a tag: the last of each day, week, month and year, in UTC."""
+
+    daily: int = Field(default=7, ge=0, le=1000, description="Days with a publication.")
+    weekly: int = Field(default=5, ge=0, le=1000, description="Weeks with a publication; they begin on Monday.")
+    monthly: int = Field(default=12, ge=0, le=1000, description="Months with a publication.")
+    yearly: int = Field(default=0, ge=0, le=1000, description="Years with a publication.")
+
+
 class Contract(Model):
     """One dataset: its source and the silver tables made of it."""
 
@@ -405,6 +414,7 @@ class Contract(Model):
     freshness: Freshness = Freshness()
     retention: Duration = Field("3650d", description="How long observations are kept in bronze.")
     upkeep: Upkeep = Field(Upkeep(), description="Upkeep of bronze, and of the tables that say nothing of their own.")
+    tags: Tags = Tags()
     residency: str = Field("any", description="Where the data may be stored.")
 
     @property

@@ -212,6 +212,8 @@ def take(
         and head.stamp.fingerprint != silver.fingerprint
     ):
         raise _semantics_changed(silver, head.stamp.fingerprint)
+    if silver.bronze_through < head.consumed(silver.contract.name).through and not rebuild:
+        return None  # bronze was rolled back: what it lost comes first, or a fold would miss it
     anew = rebuild or replay or judges_anew(head, silver.contract, silver.name)
     found = silver.pending(head, whole=anew)
     if found.is_empty and not anew:

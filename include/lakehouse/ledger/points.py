@@ -55,6 +55,12 @@ def publications(table: Table) -> list[Point]:
     return heads
 
 
+def rows_of(snapshot: Snapshot | None) -> int:
+    """The number of rows of a snapshot, by its summary."""
+    summary = summary_of(snapshot) if snapshot else {}
+    return int(summary.get("total-records", 0)) - int(summary.get("total-position-deletes", 0))
+
+
 def resolve(table: Table, name: TableName, asked: str | None = None) -> Point:
     """The snapshot that a person means: an id, a tag, a branch, or what ``main`` said at a time; by default, now.
 

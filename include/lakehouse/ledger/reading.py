@@ -15,7 +15,7 @@ from lakehouse.core.encoding import durable_key
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.core.types import DataType
-from lakehouse.ledger.points import Point, existing_table
+from lakehouse.ledger.points import Point, existing_table, rows_of
 from lakehouse.ledger.watermark import head_of, load_table, reaching, summary_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def summarize(name: TableName, table: IcebergTable) -> TableSummary:
     return TableSummary(
         name,
         str(table.properties.get("comment", "")),
-        int(counts.get("total-records", 0)) - int(counts.get("total-position-deletes", 0)),
+        rows_of(snapshot),
         int(counts.get("total-data-files", 0)),
         int(counts.get("total-files-size", 0)),
         len(table.metadata.snapshots),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,12 +16,21 @@ from lakehouse.core import pools
 from lakehouse.orchestration import assets, policy
 from lakehouse.orchestration.families import build
 from lakehouse.orchestration.operators import TABLE as _TABLE
-from lakehouse.orchestration.operators import CommandOperator, Context, DecideOperator
-from lakehouse.orchestration.spark_tasks import spark_tasks
+from lakehouse.orchestration.operators import (
+    CommandOperator,
+    ConfirmOperator,
+    Context,
+    DecideOperator,
+    LookOperator,
+    TakePendingOperator,
+)
+from lakehouse.orchestration.spark_tasks import SparkTasks, spark_tasks
 
+_NO_SPARK = SparkTasks(TakePendingOperator, LookOperator, ConfirmOperator)
 _DATE: dict[str, Any] = {"type": ["null", "string"], "format": "date"}
-_QUALITY_HOUR, _HOUSEKEEPING_HOUR, _MAINTENANCE_HOUR = 6, 3, 4
+_QUALITY_HOUR, _HOUSEKEEPING_HOUR, _MAINTENANCE_HOUR, _TAGGING_HOUR = 6, 3, 4, 1
 _MOST_DELETED = 10_000
+_WHEN = r"^[A-Za-z0-9][A-Za-z0-9:.+_-]{0,119}$"
 
 
 def upkeep_dags(index: Index, only: str | None = None) -> dict[str, DAG]:
@@ -34,6 +44,8 @@ def upkeep_dags(index: Index, only: str | None = None) -> dict[str, DAG]:
         makers["rebuild_table"] = partial(rebuild_dag, index)
         makers["replay_table"] = partial(replay_dag, index)
         makers["decide_batch"] = partial(decide_dag, index)
+        makers["rollback_table"] = partial(rollback_dag, index)
+        makers["tag_tables"] = partial(tag_dag, index)
     if trimmable(index):
         makers["trim_bronze"] = partial(trim_dag, index)
     return build(makers, only)
@@ -75,6 +87,38 @@ def trim_dag(index: Index) -> DAG:
 
     dag = policy.new_dag(index, "trim_bronze", _TRIM_DOC, tags=("maintenance",), params=form)
     _look_approve_confirm(index, dag, "trim", arguments, _trim_words, _bronze_asset)
+    return dag
+
+
+def rollback_dag(index: Index) -> DAG:
+    """A table as it was, after somebody looked at what that means. No Spark, whatever the place of it is."""
+    form = {
+        **_table_form(index),
+        "to": Param(
+            "", type="string", pattern=_WHEN, minLength=1, maxLength=120, title="To when",
+            description="A time (UTC), snapshot or tag: 2024-03-31T14:05:00.",
+        ),
+        "reason": Param("", type="string", minLength=3, maxLength=500, title="Why", description="Kept for good."),
+    }  # fmt: skip
+
+    def arguments(context: Context) -> list[str]:
+        to, reason = str(context["params"]["to"]), str(context["params"]["reason"])
+        if not re.match(_WHEN.replace("$", r"\Z"), to):
+            raise AirflowFailException(f"{to!r} is no time, snapshot or tag")
+        return [*_table_argument(index)(context), f"--to={to}", f"--reason={reason}"]
+
+    dag = policy.new_dag(index, "rollback_table", _ROLLBACK_DOC, tags=("repair",), params=form)
+    _look_approve_confirm(
+        index, dag, "rollback", arguments, _rollback_words, _silver_asset, tasks=_NO_SPARK, pool=pools.METADATA
+    )
+    return dag
+
+
+def tag_dag(index: Index) -> DAG:
+    """The tags by day, week and month that contracts ask for."""
+    schedule = policy.daily("tag_tables", _TAGGING_HOUR)
+    dag = policy.new_dag(index, "tag_tables", _TAG_DOC, tags=("maintenance",), schedule=schedule)
+    _metadata_task(dag, "tag", ("tag", "--due"))
     return dag
 
 
@@ -147,10 +191,14 @@ def _look_approve_confirm(
     arguments: Callable[[Context], list[str]],
     tell: Callable[[Any], str],
     asset_of: Callable[[Any], Asset | None],
+    *,
+    tasks: SparkTasks | None = None,
+    pool: str = pools.SPARK,
 ) -> None:
     """A dry run, a person's approval of what it says, and then just that."""
-    spark = {"dag": dag, "pool": pools.SPARK, "execution_timeout": policy.SPARK_TIMEOUT}
-    look = spark_tasks(index).look(task_id="look", verb=verb, arguments=arguments, tell=tell, **spark)
+    tasks = tasks or spark_tasks(index)
+    common = {"dag": dag, "pool": pool, "execution_timeout": policy.SPARK_TIMEOUT}
+    look = tasks.look(task_id="look", verb=verb, arguments=arguments, tell=tell, **common)
     approve = ApprovalOperator(
         dag=dag,
         task_id="approve",
@@ -159,7 +207,7 @@ def _look_approve_confirm(
         response_timeout=policy.APPROVAL_TIMEOUT,
         pool=pools.METADATA,
     )
-    confirm = spark_tasks(index).confirm(task_id="confirm", verb=verb, looked="look", asset_of=asset_of, **spark)
+    confirm = tasks.confirm(task_id="confirm", verb=verb, looked="look", asset_of=asset_of, **common)
     look >> approve >> confirm
 
 
@@ -224,6 +272,28 @@ def _trim_words(said: Mapping[str, Any]) -> str:
     )
 
 
+def _rollback_words(said: Mapping[str, Any]) -> str:
+    if said["is_empty"]:
+        return ""
+    rows, batches = said["rows"], said["batches"] or {}
+    parts = {"lost": "leave the table, and are held", "release": "come back", "drops": "go with the next run"}
+    lines = [f"- batches that {words}: {_listed(batches[key])}" for key, words in parts.items() if batches.get(key)]
+    return "\n".join(
+        [
+            f"**{said['table']}** goes back to snapshot {said['to']['snapshot_id']} of {said['to']['at']}:",
+            "",
+            f"- rows: {rows['before']:,} → {rows['after']:,}",
+            *lines,
+            "",
+            "Marts follow by themselves. The log of `confirm` names the tag by which it is taken back.",
+        ]
+    )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(f"#{number}" for number in numbers)
+
+
 def _silver_asset(said: Mapping[str, Any]) -> Asset | None:
     return assets.table(said["table"]) if said.get("published") else None
 
@@ -254,6 +324,21 @@ _TRIM_DOC = """Takes old batches of a source from bronze for good, after somebod
 `look` says which batches would go, `approve` waits for a person (*Required Actions*), `confirm` takes them if nothing
 changed since. Tables keep their history, but nothing that was observed before the first kept day can change any more.
 Sources that facts are made of are not trimmed.
+"""
+
+_ROLLBACK_DOC = """Makes a silver table what it was at a time, snapshot or tag, after somebody approved what that means.
+
+For bad data that was published. `look` says which rows and batches go, `approve` waits for a person (*Required
+Actions*), `confirm` does just that, if nothing changed since: in seconds, without Spark.
+
+The batches that leave the table are held until somebody releases or discards them in `decide_batch`, or lands them
+anew. Marts follow by themselves. What the table was is kept by a tag for 30 days.
+"""
+
+_TAG_DOC = """Tags the snapshots of every table by day, week and month, as contracts ask for.
+
+Runs `lakehouse tag --due`. No expiry removes a snapshot that is tagged, so that the table can go back to it. Tags
+that a contract no longer asks for are dropped.
 """
 
 _DECIDE_DOC = """Releases, holds or discards a batch, and writes who decided it and why into the decision log.

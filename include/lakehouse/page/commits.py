@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from lakehouse.ledger.points import Point, publications
+from lakehouse.ledger.points import Point, publications, rows_of
 from lakehouse.ledger.watermark import Stamp, head_of, summary_of
 from lakehouse.page.facts import refs_of
 
@@ -50,7 +50,7 @@ def _commits(table: Table, heads: list[Point]) -> Iterator[Commit]:
         snapshot_id = point.snapshot.snapshot_id
         summary = summary_of(point.snapshot)
         stamp = head_of(table, snapshot_id).stamp
-        rows = int(summary.get("total-records", 0)) - int(summary.get("total-position-deletes", 0))
+        rows = rows_of(point.snapshot)
         operation = point.snapshot.summary.operation.value if point.snapshot.summary else ""
         commit = Commit(
             at=point.at,

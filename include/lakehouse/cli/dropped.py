@@ -1,0 +1,96 @@
+"""``lakehouse dropped`` and ``undrop``: tables that somebody dropped, found and brought back. No JVM."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from lakehouse.cli.show import rows_grid
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import settings
+
+if TYPE_CHECKING:
+    from lakehouse.engine.dropped import Checked, Warehouse
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(dropped)
+    app.command()(undrop)
+
+
+def dropped(as_json: Json = False) -> None:
+    """List the tables that were dropped and whose files are still there, the last changed first. No JVM.
+
+    What was dropped with PURGE has no files, and is not listed.
+    """
+    with Console(stderr=True).status("looking through the warehouse"):
+        found = _warehouse().dropped()
+    if as_json:
+        typer.echo(json.dumps([each.to_json() for each in found]))
+        return
+    if not found:
+        typer.echo("Nothing that was dropped is left in the warehouse.")
+        return
+    columns = ["table", "last changed", "rows", "", "metadata file"]
+    rows = [
+        (str(d.table), f"{d.updated_at:%Y-%m-%d %H:%M:%S}", f"{d.rows:,}", _note(d.is_replaced), d.metadata_location)
+        for d in found
+    ]
+    Console(width=max(Console().width, 160)).print(rows_grid(columns, rows))
+
+
+def _note(is_replaced: bool) -> str:
+    return "another has its name" if is_replaced else ""
+
+
+def undrop(
+    table: Annotated[str, typer.Argument(help="A table that was dropped, as in silver.dim_customer.")],
+    metadata: Annotated[
+        str | None,
+        typer.Option("--metadata", metavar="FILE", help="Its metadata file, s3://…; default: the last one found."),
+    ] = None,
+    is_dry_run: Annotated[bool, typer.Option("--dry-run", help="Look for its files, and do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a dropped table back as it was last: rows, snapshots, tags, and what it has consumed. No JVM.
+
+    Looks for every file that the table needs before. The next run takes what landed since.
+    """
+    warehouse = _warehouse()
+    with Console(stderr=True).status(f"looking for the files of {table}"):
+        checked = warehouse.check(warehouse.choose(TableName.parse(table), metadata))
+    if not is_dry_run or checked.lost:
+        warehouse.bring_back(checked)
+    if as_json:
+        told = {"files": checked.files, "lost_of_older_snapshots": list(checked.older), "is_back": not is_dry_run}
+        typer.echo(json.dumps({**checked.dropped.to_json(), **told}))
+    else:
+        _tell(checked, is_dry_run)
+
+
+def _warehouse() -> Warehouse:
+    from lakehouse.engine.dropped import Warehouse
+    from lakehouse.ledger.watermark import open_catalog
+
+    current = settings()
+    current.require_servers()
+    return Warehouse.open(current, open_catalog(current))
+
+
+def _tell(checked: Checked, is_dry_run: bool) -> None:
+    one = checked.dropped
+    typer.echo(
+        f"{one.table} {'would be' if is_dry_run else 'is'} back: {one.rows:,} rows in snapshot {one.snapshot_id}, "
+        f"as of {one.updated_at:%Y-%m-%d %H:%M:%S} UTC; all of its {checked.files} files are there"
+    )
+    if checked.older:
+        typer.echo(f"  {len(checked.older)} files of former snapshots are gone: these can no longer be read")
+        for file in checked.older[:5]:
+            typer.echo(f"    {file}")
+    typer.echo("`lakehouse run` goes on from here." if not is_dry_run else "Nothing was done.")

@@ -1,0 +1,247 @@
+"""Tables that were dropped: only their row in the catalog is gone. Their files are found and registered again, no JVM.
+
+What was dropped with PURGE has no files left, and comes back from a backup only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import Settings
+from lakehouse.engine.lock import table_locks
+from lakehouse.engine.orphans import places
+from lakehouse.engine.pointer import FORK_PREFIX, read_document
+from lakehouse.ledger.points import rows_of
+from lakehouse.ledger.references import snapshot_references
+from lakehouse.ledger.store import ObjectInfo, ObjectStore
+from lakehouse.ledger.watermark import load_table, reaching
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import StaticTable
+
+_METADATA = ".metadata.json"
+_GUARD = "gc.enabled"  # what forks say: their metadata files lie among those of the table that they were made of
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A table whose files are there and that the catalog does not know. ``updated_at`` is when it last changed.
+
+    ``is_replaced``: another table has its name now.
+    """
+
+    table: TableName
+    location: str
+    metadata_location: str
+    snapshot_id: int
+    rows: int
+    updated_at: datetime
+    is_replaced: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "table": str(self.table), "updated_at": self.updated_at.isoformat()}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether the files of a dropped table are there. ``lost`` are of its rows as they were last, ``older`` of former
+    snapshots only."""
+
+    dropped: Dropped
+    files: int
+    lost: tuple[str, ...]
+    older: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """The lake's catalog, and the bucket with the tables' files."""
+
+    settings: Settings
+    catalog: Catalog
+    store: ObjectStore
+
+    @classmethod
+    def open(cls, settings: Settings, catalog: Catalog) -> Warehouse:
+        """That of the settings."""
+        return cls(settings, catalog, ObjectStore.open(settings, settings.warehouse_bucket))
+
+    def dropped(self, only: TableName | None = None) -> list[Dropped]:
+        """What was dropped and can be brought back, the last changed first."""
+        stand = {location for location, names in places(self.catalog).items() if not all(map(_is_fork, names))}
+        found = []
+        for name, location in self._folders(only):
+            if location not in stand and (metadata := self._last_metadata(location)):
+                if one := self.read(name, metadata):
+                    found.append(one)
+        return sorted(found, key=lambda one: one.updated_at, reverse=True)
+
+    def _folders(self, only: TableName | None) -> Iterator[tuple[TableName, str]]:
+        """Every folder that is named as the catalog names those of tables: the table's name, and a unique end."""
+        root = urlparse(self.settings.warehouse).path.strip("/") + "/"
+        for namespace in [str(only.namespace)] if only else self.store.folders(root):
+            for folder in self.store.folders(f"{root}{namespace}/"):
+                try:
+                    name = TableName(namespace, folder.partition("-")[0])
+                except SettingsError:
+                    continue  # no table of ours
+                if only in (None, name):
+                    yield name, f"s3://{self.store.bucket}/{root}{namespace}/{folder}"
+
+    def _last_metadata(self, location: str) -> str | None:
+        """The last metadata file of a table, by the time of writing: numbers count what was never published, too."""
+        folder = urlparse(location).path.strip("/") + "/metadata/"
+        files = [file for file in self.store.list_after(folder) if file.key.endswith(_METADATA)]
+        for file in sorted(files, key=_written, reverse=True):
+            written = f"s3://{self.store.bucket}/{file.key}"
+            if self._document(written).get("properties", {}).get(_GUARD) != "false":
+                return written
+        return None
+
+    def _document(self, location: str) -> dict[str, Any]:
+        try:
+            return read_document(self.catalog, location)
+        except ValueError:
+            raise IntegrityError(
+                "a metadata file is damaged",
+                where=location,
+                untouched="everything; nothing was written",
+                todo="bring it back from a backup, or name the one before it with --metadata",
+            ) from None
+
+    def read(self, name: TableName, metadata_location: str) -> Dropped | None:
+        """A dropped table by its metadata file; None where it never had a snapshot."""
+        table = self._open(metadata_location)
+        snapshot = table.current_snapshot()
+        if snapshot is None:
+            return None
+        return Dropped(
+            name,
+            table.location(),
+            metadata_location,
+            snapshot.snapshot_id,
+            rows_of(snapshot),
+            datetime.fromtimestamp(table.metadata.last_updated_ms / 1000, UTC),
+            load_table(self.catalog, name) is not None,
+        )
+
+    def _open(self, metadata_location: str) -> StaticTable:
+        from pyiceberg.table import StaticTable
+
+        with reaching("read table metadata"):
+            return StaticTable.from_metadata(metadata_location, self.catalog.properties)
+
+    def choose(self, name: TableName, metadata_location: str | None) -> Dropped:
+        """The dropped table that is meant: by its metadata file, or the last changed of that name.
+
+        Raises :class:`SettingsError` where there is none, or a table of that name stands.
+        """
+        if load_table(self.catalog, name) is not None:
+            raise _stands(name)
+        if metadata_location is not None:
+            found = [self.read(name, metadata_location)]
+        else:
+            found = [*self.dropped(name)]
+        if not found or found[0] is None:
+            raise SettingsError(
+                f"nothing of a dropped table {name} is left in the warehouse",
+                where=self.settings.warehouse,
+                todo="`lakehouse dropped` lists what is; what was purged comes back from a backup, and silver and gold "
+                "tables are made anew by `lakehouse run`",
+            )
+        return found[0]
+
+    def check(self, dropped: Dropped) -> Checked:
+        """Look for every file that its metadata leads to, walking the metadata itself."""
+        table = self._open(dropped.metadata_location)
+        there = self._there(dropped.location)
+        head = table.current_snapshot()
+        now = set(snapshot_references(table, [head] if head else [], live=True))
+        lost = sorted(file for file in now if not self._is_there(file, there))
+        if lost:
+            return Checked(dropped, len(now), tuple(lost), ())
+        older: set[str] = set()
+        for snapshot in table.metadata.snapshots:
+            older |= self._lost_of(table, snapshot, there)
+        return Checked(dropped, len(now), (), tuple(sorted(older)))
+
+    def _lost_of(self, table: StaticTable, snapshot: Any, there: frozenset[str]) -> set[str]:
+        try:
+            files = set(snapshot_references(table, [snapshot], live=True))
+        except IntegrityError as error:
+            return {error.where}  # a list or a manifest that is gone: what it leads to is not known
+        return {file for file in files if not self._is_there(file, there)}
+
+    def _there(self, location: str) -> frozenset[str]:
+        place = urlparse(location)
+        there = self.store.in_bucket(place.netloc)
+        return frozenset(f"s3://{there.bucket}/{file.key}" for file in there.list_after(place.path.strip("/") + "/"))
+
+    def _is_there(self, file: str, there: frozenset[str]) -> bool:
+        place = urlparse(file)
+        return file in there or self.store.in_bucket(place.netloc).head(place.path.lstrip("/")) is not None
+
+    def bring_back(self, checked: Checked) -> None:
+        """Give a dropped table its row in the catalog again. Raises :class:`SettingsError` where a table stands."""
+        dropped = checked.dropped
+        if checked.lost:
+            raise _lost(checked)
+        with table_locks(self.settings, [dropped.table]) as locks:
+            if load_table(self.catalog, dropped.table) is not None:
+                raise _stands(dropped.table)
+            locks.check()
+            register(self.catalog, dropped.table, dropped.metadata_location)
+
+
+def register(catalog: Catalog, name: TableName, metadata_location: str) -> None:
+    """Make a metadata file a table of the catalog. Where the reply was lost, the catalog tells whether it is."""
+    from pyiceberg.exceptions import TableAlreadyExistsError
+
+    try:
+        with reaching(f"bring {name} back"):
+            catalog.create_namespace_if_not_exists(name.namespace)
+            catalog.register_table((name.namespace, name.name), metadata_location)
+    except (TableAlreadyExistsError, TransientError) as error:
+        stands = load_table(catalog, name)
+        if stands is None or stands.metadata_location != metadata_location:
+            raise (_stands(name) if isinstance(error, TableAlreadyExistsError) else error) from None
+
+
+def _is_fork(name: TableName) -> bool:
+    return name.namespace == "ops" and name.name.startswith(FORK_PREFIX)
+
+
+def _written(file: ObjectInfo) -> tuple[datetime, str]:
+    return file.modified_at or datetime.min.replace(tzinfo=UTC), file.key
+
+
+def _stands(name: TableName) -> SettingsError:
+    return SettingsError(
+        f"there is a table {name}",
+        untouched="it, and all that was dropped",
+        todo=f"`lakehouse rollback {name}` brings back what it was; to put a dropped one in its place, drop it first",
+    )
+
+
+def _lost(checked: Checked) -> IntegrityError:
+    return IntegrityError(
+        f"{len(checked.lost)} of the {checked.files} files of {checked.dropped.table} are gone",
+        where="; ".join(_some(checked.lost)),
+        untouched="everything; the table was not brought back",
+        todo="bring these files back from a backup first, or the whole table; silver and gold tables are made anew by "
+        "`lakehouse run`",
+    )
+
+
+def _some(files: Sequence[str]) -> list[str]:
+    more = len(files) - _SHOWN
+    return [*files[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
