@@ -23,10 +23,14 @@ class SparkTasks:
     maintain: type[MaintainOperator]
 
 
+COMMANDS = SparkTasks(TakePendingOperator, LookOperator, ConfirmOperator, MaintainOperator)
+"""Commands of the program: what starts no Spark is this everywhere."""
+
+
 def spark_tasks(index: Index) -> SparkTasks:
     """Commands of the program; on a cluster, the provider's SparkSubmitOperator."""
     if not index.operation.is_on_cluster:
-        return SparkTasks(TakePendingOperator, LookOperator, ConfirmOperator, MaintainOperator)
+        return COMMANDS
     from lakehouse.orchestration import submit
 
     return SparkTasks(

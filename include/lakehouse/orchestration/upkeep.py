@@ -18,15 +18,11 @@ from lakehouse.orchestration.families import build
 from lakehouse.orchestration.operators import TABLE as _TABLE
 from lakehouse.orchestration.operators import (
     CommandOperator,
-    ConfirmOperator,
     Context,
     DecideOperator,
-    LookOperator,
-    TakePendingOperator,
 )
-from lakehouse.orchestration.spark_tasks import SparkTasks, spark_tasks
+from lakehouse.orchestration.spark_tasks import COMMANDS, SparkTasks, spark_tasks
 
-_NO_SPARK = SparkTasks(TakePendingOperator, LookOperator, ConfirmOperator)
 _DATE: dict[str, Any] = {"type": ["null", "string"], "format": "date"}
 _QUALITY_HOUR, _HOUSEKEEPING_HOUR, _MAINTENANCE_HOUR, _TAGGING_HOUR = 6, 3, 4, 1
 _MOST_DELETED = 10_000
@@ -109,7 +105,7 @@ def rollback_dag(index: Index) -> DAG:
 
     dag = policy.new_dag(index, "rollback_table", _ROLLBACK_DOC, tags=("repair",), params=form)
     _look_approve_confirm(
-        index, dag, "rollback", arguments, _rollback_words, _silver_asset, tasks=_NO_SPARK, pool=pools.METADATA
+        index, dag, "rollback", arguments, _rollback_words, _silver_asset, tasks=COMMANDS, pool=pools.METADATA
     )
     return dag
 
