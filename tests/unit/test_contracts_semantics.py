@@ -99,6 +99,18 @@ CHANGES: dict[str, list[tuple[tuple[Any, ...], Any, bool]]] = {
     "Contract.residency": [(("residency",), "us", False)],
     "Contract.tags": [(("tags",), {"daily": 1}, False)],
     **{f"Tags.{kind}": [(("tags",), {kind: 3}, False)] for kind in ("daily", "weekly", "monthly", "yearly")},
+    "Contract.upkeep": [(("upkeep",), {"keep_snapshots": "9d"}, False)],
+    "Table.upkeep": [((*FACT, "upkeep"), {"keep_snapshots": "9d"}, False)],
+    **{
+        f"Upkeep.{field}": [(("upkeep",), {field: value}, False)]
+        for field, value in {
+            "max_scan_cost": 2,
+            "max_deleted_share": 0.5,
+            "keep_snapshots": "9d",
+            "min_snapshots": 9,
+            "statistics": True,
+        }.items()
+    },
     "Table.batch_rules": [((*FACT, "batch_rules"), [], False)],  # a batch that they hold is judged anew, by limits_of
     **{
         f"{rule}.{field}": [((*FACT, "batch_rules", place, field), value, False)]
