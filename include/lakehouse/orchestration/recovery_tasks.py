@@ -116,7 +116,7 @@ class ApprovalWhereAskedOperator(ApprovalOperator):
         return super().execute(context)
 
 
-class DrillOperator(BackupOperator):
+class DrillOperator(LakehouseOperator):
     """The drill. Its report is written in any case; where it did not succeed, the task fails with the reasons."""
 
     def execute(self, context: Context) -> None:
