@@ -96,3 +96,15 @@ def test_into_other_buckets_and_an_empty_catalog(lake: SmallLake, tmp_path: Path
     restore(lake, target=target)
     assert {name: content_of(catalog.load_table(name)) for name in before} == before
     assert plan(lake, target=target).is_empty
+
+
+def test_dropped_table_comes_back_and_goes_again(lake: SmallLake) -> None:
+    before = lake.contents()
+    lake.back_up()
+    lake.catalog.drop_table("gold.sales")
+    restore(lake, Wanted(("gold",)))
+    assert lake.contents() == before
+    undo(here(lake))
+    assert not lake.catalog.table_exists("gold.sales")
+    undo(here(lake))
+    assert lake.contents() == before

@@ -7,25 +7,42 @@ properties of a namespace, so that one transaction tells all: what is live, what
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import column, delete, insert, inspect, select, table, text, update
+from sqlalchemy.exc import IntegrityError as Duplicate
 
 from lakehouse.core.errors import ConcurrentCommit, IntegrityError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG
-from lakehouse.ledger.kept import KEPT_NAMESPACE, KEPT_PROPERTY, kept_name
+from lakehouse.ledger.kept import KEPT_NAMESPACE, KEPT_PROPERTY
 from lakehouse.ledger.watermark import reaching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from sqlalchemy import ColumnElement, Connection, Engine, TableClause
 
-    from sqlalchemy import Connection, Engine
-
-_EXISTS = "exists"
-_TABLE_ROW = "catalog_name = :catalog AND table_namespace = :namespace AND table_name = :name"
-_PROPERTY_ROW = "catalog_name = :catalog AND namespace = :namespace AND property_key = :key"
+_EXISTS = ("exists", "true")  # as Iceberg says it of a namespace without tables
+_TABLES = table(
+    "iceberg_tables",
+    *map(
+        column,
+        (
+            "catalog_name",
+            "table_namespace",
+            "table_name",
+            "metadata_location",
+            "previous_metadata_location",
+            "iceberg_type",
+        ),
+    ),
+)
+_PROPERTIES = table(
+    "iceberg_namespace_properties", *map(column, ("catalog_name", "namespace", "property_key", "property_value"))
+)
 
 
 @dataclass(frozen=True)
@@ -39,16 +56,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """A row that goes from the metadata file that was seen, '' for no row, to another.
-
-    With ``keeps``, what it was stays in the catalog under a name of its own.
-    """
+    """A row that goes from the metadata file that was seen, '' for no row, to another."""
 
     table: TableName
     kind: str
     was: str
     becomes: str
-    keeps: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,33 +106,21 @@ class Rows:
 
     def read(self) -> dict[TableName, Row]:
         """All rows, as of one moment."""
-        with self._begin("read the catalog") as connection:
-            if not self._is_there(connection):
-                return {}
-            found = self._select(connection, "SELECT * FROM iceberg_tables WHERE catalog_name = :catalog")
+        with self._begin("read the catalog") as work:
+            found = work.select(_TABLES) if work.is_there else []
         rows = [
-            Row(
-                TableName(each["table_namespace"], each["table_name"]),
-                each.get("iceberg_type") or "TABLE",
-                each["metadata_location"],
-            )
+            Row(TableName(each["table_namespace"], each["table_name"]), each["iceberg_type"], each["metadata_location"])
             for each in found
         ]
         return {row.table: row for row in rows}
 
     def kept(self) -> list[Kept]:
         """What restores noted, the newest first."""
-        with self._begin("read what restores noted") as connection:
-            if not self._is_there(connection):
-                return []
-            found = self._select(
-                connection,
-                "SELECT property_value FROM iceberg_namespace_properties "
-                "WHERE catalog_name = :catalog AND namespace = :namespace AND property_key LIKE :like",
-                namespace=KEPT_NAMESPACE,
-                like=f"{KEPT_PROPERTY}%",
-            )
-        values = [json.loads(each["property_value"]) for each in found]
+        with self._begin("read what restores noted") as work:
+            found = work.select(_PROPERTIES, namespace=KEPT_NAMESPACE) if work.is_there else []
+        values = [
+            json.loads(each["property_value"]) for each in found if each["property_key"].startswith(KEPT_PROPERTY)
+        ]
         notes = [Kept(**{**value, "table": TableName.parse(value["table"])}) for value in values]
         return sorted(sorted(notes, key=lambda note: note.table), key=lambda note: note.at, reverse=True)
 
@@ -127,158 +128,129 @@ class Rows:
         self,
         changes: Sequence[Change],
         seen: Iterable[Row],
-        restore: str,
-        notes: Mapping[TableName, Kept],
+        notes: Sequence[Kept],
         namespaces: Iterable[tuple[str, str, str]],
     ) -> None:
         """Move all rows, or none. ``seen`` must be as they were. Raises :class:`ConcurrentCommit`."""
+        known = {*namespaces, (KEPT_NAMESPACE, *_EXISTS), *((each.table.namespace, *_EXISTS) for each in changes)}
+        kept = {note.table: note.kept for note in notes}
         try:
-            with self._begin("move the catalog's pointers") as connection:
-                has_kind = self._has_kind(connection)
+            with self._begin("move the catalog's pointers") as work:
                 for row in seen:
-                    self._require(connection, row)
-                wanted = {*namespaces, (KEPT_NAMESPACE, _EXISTS, "true")}
-                for namespace, key, value in sorted(wanted | {(c.table.namespace, _EXISTS, "true") for c in changes}):
-                    self._note(connection, namespace, key, value, is_new=True)
+                    work.require(row.table, row.metadata_location)
+                for namespace, key, value in sorted(known):
+                    work.note(namespace, key, value, is_new=True)
                 for change in changes:
-                    self._move(connection, change, restore, has_kind=has_kind)
-                for note in notes.values():
-                    self._note(connection, KEPT_NAMESPACE, note.key, json.dumps(note.to_json()))
-        except TransientError:
-            self._require_done(changes)
+                    work.put(change.table, change.kind, change.was, change.becomes)
+                    if change.was and kept.get(change.table):
+                        work.put(TableName.parse(kept[change.table]), change.kind, "", change.was)
+                for note in notes:
+                    work.note(KEPT_NAMESPACE, note.key, json.dumps(note.to_json()))
+        except TransientError as error:
+            if isinstance(error, ConcurrentCommit) or not self._is_done(changes):
+                raise
 
-    def _require_done(self, changes: Sequence[Change]) -> None:
+    def _is_done(self, changes: Sequence[Change]) -> bool:
         """Where the reply was lost, the rows tell whether they were moved: all of them or none."""
         found = self.read()
-        if any(each.table not in found or found[each.table].metadata_location != each.becomes for each in changes):
-            raise TransientError(
-                "the catalog's answer was lost, and nothing was moved",
-                untouched="every table",
-                todo="run it again; files that were brought back stay, and are not copied again",
-            )
+        return all(each.table in found and found[each.table].metadata_location == each.becomes for each in changes)
 
     def exchange(self, notes: Sequence[Kept]) -> None:
         """Make each table what is kept of it, and keep what it was: all of them or none."""
-        with self._begin("exchange what is live and what is kept") as connection:
-            has_kind = self._has_kind(connection)
+        with self._begin("exchange what is live and what is kept") as work:
             for note in notes:
                 other = TableName.parse(note.kept)
-                live, kept = self._location(connection, note.table), self._location(connection, other)
-                self._put(connection, note.table, note.kind, live, kept, has_kind=has_kind)
-                self._put(connection, other, note.kind, kept, live, has_kind=has_kind)
-                turned = {**note.to_json(), "is_undone": not note.is_undone}
-                self._note(connection, KEPT_NAMESPACE, note.key, json.dumps(turned))
+                live, kept = work.location(note.table), work.location(other)
+                work.put(note.table, note.kind, live, kept)
+                work.put(other, note.kind, kept, live)
+                work.note(KEPT_NAMESPACE, note.key, json.dumps({**note.to_json(), "is_undone": not note.is_undone}))
 
     def forget(self, notes: Sequence[Kept]) -> None:
         """Take what is kept out of the catalog. No file is touched."""
-        with self._begin("forget what is kept") as connection:
+        with self._begin("forget what is kept") as work:
             for note in notes:
                 if note.kept:
-                    self._execute(
-                        connection,
-                        f"DELETE FROM iceberg_tables WHERE {_TABLE_ROW}",
-                        **_name(TableName.parse(note.kept)),
-                    )
-                self._execute(
-                    connection,
-                    f"DELETE FROM iceberg_namespace_properties WHERE {_PROPERTY_ROW}",
-                    namespace=KEPT_NAMESPACE,
-                    key=note.key,
-                )
-
-    def _move(self, connection: Connection, change: Change, restore: str, *, has_kind: bool) -> None:
-        self._put(connection, change.table, change.kind, change.was, change.becomes, has_kind=has_kind)
-        if change.was and change.keeps:
-            name = kept_name(change.table, restore)
-            self._put(connection, name, change.kind, "", change.was, has_kind=has_kind)
-
-    def _put(
-        self, connection: Connection, table: TableName, kind: str, was: str, becomes: str, *, has_kind: bool
-    ) -> None:
-        """Set a row that is where it was seen; '' stands for no row."""
-        from sqlalchemy.exc import IntegrityError as Duplicate
-
-        values = {**_name(table), "was": was, "becomes": becomes, "kind": kind}
-        if was and becomes:
-            moved = self._execute(
-                connection,
-                "UPDATE iceberg_tables SET metadata_location = :becomes, previous_metadata_location = :was"
-                f"{', iceberg_type = :kind' if has_kind else ''} WHERE {_TABLE_ROW} AND metadata_location = :was",
-                **values,
-            )
-        elif was:
-            moved = self._execute(
-                connection, f"DELETE FROM iceberg_tables WHERE {_TABLE_ROW} AND metadata_location = :was", **values
-            )
-        elif becomes:
-            columns, given = (", iceberg_type", ", :kind") if has_kind else ("", "")
-            try:
-                moved = self._execute(
-                    connection,
-                    "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, "
-                    f"previous_metadata_location{columns}) VALUES (:catalog, :namespace, :name, :becomes, NULL{given})",
-                    **values,
-                )
-            except Duplicate:
-                raise _moved(table) from None
-        else:
-            moved = 1
-        if moved != 1:
-            raise _moved(table)
-
-    def _require(self, connection: Connection, row: Row) -> None:
-        if self._location(connection, row.table) != row.metadata_location:
-            raise _moved(row.table)
-
-    def _location(self, connection: Connection, table: TableName) -> str:
-        found = self._select(
-            connection, f"SELECT metadata_location FROM iceberg_tables WHERE {_TABLE_ROW}", **_name(table)
-        )
-        return str(found[0]["metadata_location"]) if found else ""
-
-    def _note(self, connection: Connection, namespace: str, key: str, value: str, *, is_new: bool = False) -> None:
-        """Set a property of a namespace; with ``is_new``, only one that it does not have."""
-        row = {"namespace": namespace, "key": key}
-        there = self._select(
-            connection, f"SELECT property_key FROM iceberg_namespace_properties WHERE {_PROPERTY_ROW}", **row
-        )
-        if there and is_new:
-            return
-        statement = (
-            f"UPDATE iceberg_namespace_properties SET property_value = :value WHERE {_PROPERTY_ROW}"
-            if there
-            else "INSERT INTO iceberg_namespace_properties (catalog_name, namespace, property_key, property_value) "
-            "VALUES (:catalog, :namespace, :key, :value)"
-        )
-        self._execute(connection, statement, **row, value=value)
+                    other = TableName.parse(note.kept)
+                    work.put(other, note.kind, work.location(other), "")
+                work.unnote(KEPT_NAMESPACE, note.key)
 
     @contextmanager
-    def _begin(self, purpose: str) -> Iterator[Connection]:
+    def _begin(self, purpose: str) -> Iterator[_Work]:
         with reaching(purpose), self.engine.begin() as connection:
-            yield connection
+            yield _Work(connection)
 
-    def _is_there(self, connection: Connection) -> bool:
-        from sqlalchemy import inspect
 
-        return bool(inspect(connection).has_table("iceberg_tables"))
+@dataclass(frozen=True)
+class _Work:
+    """One transaction. '' stands for no row."""
 
-    def _has_kind(self, connection: Connection) -> bool:
+    connection: Connection
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the catalog has its own tables: it does not before Spark's first commit."""
+        return bool(inspect(self.connection).has_table(_TABLES.name))
+
+    @cached_property
+    def has_kind(self) -> bool:
         """Whether the catalog tells tables from views: since version 1 of its own tables."""
-        from sqlalchemy import inspect
+        return any(each["name"] == "iceberg_type" for each in inspect(self.connection).get_columns(_TABLES.name))
 
-        return any(column["name"] == "iceberg_type" for column in inspect(connection).get_columns("iceberg_tables"))
+    def select(self, of: TableClause, **where: str) -> list[dict[str, Any]]:
+        """Rows of this catalog as plain values."""
+        statement = select(text("*")).select_from(of).where(*_are(of, where))
+        rows = [dict(row) for row in self.connection.execute(statement).mappings()]
+        return [{**row, "iceberg_type": row.get("iceberg_type") or "TABLE"} for row in rows]
 
-    def _select(self, connection: Connection, statement: str, **values: str) -> list[dict[str, Any]]:
-        from sqlalchemy import text
+    def location(self, table: TableName) -> str:
+        """Where a table's metadata is."""
+        found = self.select(_TABLES, table_namespace=table.namespace, table_name=table.name)
+        return str(found[0]["metadata_location"]) if found else ""
 
-        answer = connection.execute(text(statement), {"catalog": CATALOG, **values})
-        return [dict(row) for row in answer.mappings()]
+    def require(self, table: TableName, seen: str) -> None:
+        """Raise :class:`ConcurrentCommit` unless a table is where it was seen."""
+        if self.location(table) != seen:
+            raise _moved(table)
 
-    def _execute(self, connection: Connection, statement: str, **values: str) -> int:
-        from sqlalchemy import text
+    def put(self, table: TableName, kind: str, was: str, becomes: str) -> None:
+        """Set a row that is where it was seen. Raises :class:`ConcurrentCommit` where it is not."""
+        name = {"table_namespace": table.namespace, "table_name": table.name}
+        values = {"metadata_location": becomes, "previous_metadata_location": was or None}
+        values |= {"iceberg_type": kind} if self.has_kind else {}
+        here = _are(_TABLES, {**name, "metadata_location": was})
+        if was == becomes:
+            self.require(table, was)
+        elif not was:
+            self._insert(table, {"catalog_name": CATALOG, **name, **values})
+        else:
+            change = update(_TABLES).where(*here).values(values) if becomes else delete(_TABLES).where(*here)
+            if self.connection.execute(change).rowcount != 1:
+                raise _moved(table)
 
-        used = {name: value for name, value in {"catalog": CATALOG, **values}.items() if f":{name}" in statement}
-        return int(connection.execute(text(statement), used).rowcount)
+    def _insert(self, table: TableName, values: Mapping[str, str | None]) -> None:
+        try:
+            self.connection.execute(insert(_TABLES).values(values))
+        except Duplicate:
+            raise _moved(table) from None
+
+    def note(self, namespace: str, key: str, value: str, *, is_new: bool = False) -> None:
+        """Set a property of a namespace; with ``is_new``, only one that it does not have."""
+        row = {"namespace": namespace, "property_key": key}
+        if not self.select(_PROPERTIES, **row):
+            values = {"catalog_name": CATALOG, **row, "property_value": value}
+            self.connection.execute(insert(_PROPERTIES).values(values))
+        elif not is_new:
+            self.connection.execute(update(_PROPERTIES).where(*_are(_PROPERTIES, row)).values(property_value=value))
+
+    def unnote(self, namespace: str, key: str) -> None:
+        """Take a property away."""
+        here = _are(_PROPERTIES, {"namespace": namespace, "property_key": key})
+        self.connection.execute(delete(_PROPERTIES).where(*here))
+
+
+def _are(of: TableClause, values: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    """That a row of this catalog has these values."""
+    return [of.c[name] == value for name, value in {"catalog_name": CATALOG, **values}.items()]
 
 
 def require_stands(rows: Mapping[TableName, Row], changes: Sequence[Change]) -> None:
@@ -291,10 +263,6 @@ def require_stands(rows: Mapping[TableName, Row], changes: Sequence[Change]) -> 
                 where=f"expected {each.becomes}, found {found.metadata_location if found else 'nothing'}",
                 todo="stop all writers of the table and compare both metadata files",
             )
-
-
-def _name(table: TableName) -> dict[str, str]:
-    return {"namespace": table.namespace, "name": table.name}
 
 
 def _moved(table: TableName) -> ConcurrentCommit:

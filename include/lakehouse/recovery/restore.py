@@ -393,26 +393,22 @@ def _kind(kind: str) -> Kind:
 
 def _swap(place: Target, now: datetime, plan: RestorePlan) -> dict[TableName, TableName]:
     """All pointers in one transaction. What a table is now is kept where it can be read, by now or again."""
-    readable = {t.table for t in plan.tables if t.was and (t.is_readable or _read_live(place, t.was) is not None)}
-    changes = [Change(t.table, t.aim.kind, t.was, t.becomes, keeps=t.table in readable) for t in plan.tables if t.moves]
-    if not changes:
+    moving = [each for each in plan.tables if each.moves]
+    if not moving:
         return {}
-    kept = {each.table: kept_name(each.table, plan.id) for each in changes if each.was and each.keeps}
-    notes = {
-        each.table: Kept(
-            plan.id,
-            each.table,
-            each.kind,
-            str(kept_name(each.table, plan.id)) if each.keeps or not each.was else "",
-            next(t.aim.found.id for t in plan.tables if t.table == each.table),
-            now.isoformat(),
-        )
-        for each in changes
-    }
-    seen = [plan.rows[t.table] for t in plan.tables if t.was]
-    place.rows.move(changes, seen, plan.id, notes, plan.namespaces)
+    changes = [Change(each.table, each.aim.kind, each.was, each.becomes) for each in moving]
+    notes = [_note(place, now, plan.id, each) for each in moving]
+    seen = [plan.rows[each.table] for each in plan.tables if each.was]
+    place.rows.move(changes, seen, notes, plan.namespaces)
     require_stands(place.rows.read(), changes)
-    return kept
+    had = {each.table for each in moving if each.was}
+    return {note.table: TableName.parse(note.kept) for note in notes if note.kept and note.table in had}
+
+
+def _note(place: Target, now: datetime, restore: str, each: TablePlan) -> Kept:
+    is_lost = bool(each.was) and not each.is_readable and _read_live(place, each.was) is None
+    kept = "" if is_lost else str(kept_name(each.table, restore))
+    return Kept(restore, each.table, each.aim.kind, kept, each.aim.found.id, now.isoformat())
 
 
 def undo(place: Target, tables: Sequence[str] = (), restore: str = "") -> list[Kept]:
