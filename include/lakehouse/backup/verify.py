@@ -18,6 +18,7 @@ from lakehouse.backup.create import landed_files
 from lakehouse.backup.iceberg import Kind, references
 from lakehouse.backup.places import Places
 from lakehouse.backup.records import Damage, Verification
+from lakehouse.backup.roster import lost
 from lakehouse.backup.sets import (
     MANIFEST,
     PLAN,
@@ -68,8 +69,9 @@ def verify(
         look.damages.append(_unusable(vault, set_id, error))
     else:
         _Walk(look, found, files).run()
+    others = lost(vault, public_key, set_id, is_whole=share.of == 1)
     return Verification(
-        set_id, at.isoformat(), str(share), look.files, look.read, look.read_bytes, tuple(look.sorted_damages())
+        set_id, at.isoformat(), str(share), look.files, look.read, look.read_bytes, look.sorted_damages(), others
     )
 
 
@@ -127,9 +129,9 @@ class _Look:
             return ""
         return "" if difference(stored, size, sha256) else stored.version
 
-    def sorted_damages(self) -> list[Damage]:
+    def sorted_damages(self) -> tuple[Damage, ...]:
         """In the order of keys."""
-        return sorted(self.damages, key=lambda damage: (damage.key, damage.problem))
+        return tuple(sorted(self.damages, key=lambda damage: (damage.key, damage.problem)))
 
     def _by_head(self, stored: Stored) -> str:
         head = self.vault.head(stored.key)
