@@ -154,12 +154,11 @@ def verify(
     if record.others:
         sets = sorted({damage.key.split("/")[1] for damage in record.others})
         raise IntegrityError(
-            f"{len(sets)} other sets are lost"
-            + (f", and {len(record.damages)} files of this one" * bool(record.damages)),
+            f"{len(sets)} other sets are lost; {len(record.damages)} files of this one are missing or damaged",
             where=", ".join(sets),
             untouched="this set" if record.is_good else "",
             todo="bring their documents back from versions of the bucket; `lakehouse backup prune` strikes out what is "
-            "gone for good" + ("; `lakehouse backup create` stores this set's files anew" * bool(record.damages)),
+            "gone for good; `lakehouse backup create` stores damaged files of this one anew",
         )
     if not record.is_good:
         raise IntegrityError(

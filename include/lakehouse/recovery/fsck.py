@@ -213,7 +213,7 @@ class Walk:
     def _problem(self, node: Node, body: Body) -> str:
         wanted = node.expected
         if wanted is None:
-            return self._structure(node, body)
+            return self._sizes(node, body) or self._structure(node, body)
         if body.size_bytes != wanted.size_bytes:
             return f"it has {body.size_bytes} bytes, {wanted.by} says {wanted.size_bytes}"
         if body.sha256 != wanted.sha256:
@@ -224,10 +224,12 @@ class Walk:
         self._compared(wanted.by)
         return ""
 
+    @staticmethod
+    def _sizes(node: Node, body: Body) -> str:
+        said = {claim.size_bytes for claim in node.claims if claim.size_bytes not in (None, body.size_bytes)}
+        return f"it has {body.size_bytes} bytes, what names it says {' or '.join(map(str, said))}" if said else ""
+
     def _structure(self, node: Node, body: Body) -> str:
-        sizes = {claim.size_bytes for claim in node.claims} - {None, body.size_bytes}
-        if sizes:
-            return f"it has {body.size_bytes} bytes, what names it says {', '.join(map(str, sorted(map(int, sizes))))}"  # type: ignore[arg-type]
         problem = structure_problem(node.kind, node.uri, body.content, node.claims)
         if not problem:
             self._compared("structure", node.uri)
@@ -288,10 +290,8 @@ class Walk:
                     return GoodCopy(f"its version {version}", stored, is_backup=False, is_sure=bool(wanted))
         return None
 
-    @staticmethod
-    def _odd(node: Node, body: Body) -> bool:
-        is_other = any(claim.size_bytes not in (None, body.size_bytes) for claim in node.claims)
-        return is_other or bool(structure_problem(node.kind, node.uri, body.content, node.claims))
+    def _odd(self, node: Node, body: Body) -> str:
+        return self._sizes(node, body) or structure_problem(node.kind, node.uri, body.content, node.claims)
 
     def _note_snapshots(self, node: Node, document: dict[str, Any]) -> None:
         current = document.get("current-snapshot-id")

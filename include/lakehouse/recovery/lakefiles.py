@@ -104,10 +104,10 @@ class LakeFiles:
         """The versions of a file that the server still has, the newest first; none in a bucket without versions."""
         store, key = self.store(uri)
         pages = iter(store.client.get_paginator("list_object_versions").paginate(Bucket=store.bucket, Prefix=key))
-        found: list[str] = []
+        found: list[str] = []  # "null" is what was there before versions were kept
         while page := store.ask(key, lambda: next(pages, None)):
             found += [each["VersionId"] for each in page.get("Versions", []) if each["Key"] == key]
-        return [version for version in found if version != "null"]
+        return found
 
     def is_versioned(self, uri: str) -> bool:
         """Whether the bucket of a file keeps what is replaced."""
