@@ -108,10 +108,9 @@ class Drill:
     @property
     def missed_goals(self) -> tuple[str, ...]:
         """The goals that were missed, in words."""
-        missed = {
-            "the age of the set": (self.rpo_seconds, self.goals.rpo_seconds),
-            "the time to restore everything": (self.rto_all_seconds, self.goals.rto_seconds),
-        }
+        missed = {"the age of the set": (self.rpo_seconds, self.goals.rpo_seconds)}
+        if self.tables:
+            missed["the time to restore everything"] = (self.rto_all_seconds, self.goals.rto_seconds)
         return tuple(
             f"{name} is {duration(is_so)}, the goal is {duration(goal)}"
             for name, (is_so, goal) in missed.items()
