@@ -262,7 +262,7 @@ def test_postgres_is_made_and_started_as_natively() -> None:
 
 def test_minio_is_started_as_natively() -> None:
     service = SERVICES["s3"]
-    native = minio.command(Path("minio"), Path("/data"), 9000, 9001)
+    native = minio.command(Path("minio"), Path("/data"), 9000, 9001, Path("/certificates"))
     assert service["command"][0] == native[1] == "server"
     assert service["command"][-1] == native[-1] == "/data"
     assert service["command"][1:3] == ["--address", ":9000"]
