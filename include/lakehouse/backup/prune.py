@@ -146,10 +146,12 @@ def last_verified(vault: Vault, complete: Sequence[str]) -> str:
 
 def _unless_locked(vault: Vault, found: BackupSet, fate: Fate) -> Fate:
     """A set whose seal is locked stays: it could not be removed, only be made to look as if."""
-    locked = [] if fate.is_kept else [each for each in _all(vault, set_key(found.id, COMPLETE)) if _is_locked(each, vault.now)]
-    if not locked:
+    if fate.is_kept:
         return fate
-    until = max(each.locked_until for each in locked)
+    seals = _all(vault, set_key(found.id, COMPLETE))
+    until = max((seal.locked_until for seal in seals if _is_locked(seal, vault.now)), default="")
+    if not until:
+        return fate
     return Fate(fate.set_id, fate.cut_at, True, f"locked until {until}")
 
 

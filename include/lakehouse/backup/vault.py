@@ -46,8 +46,8 @@ class Stored:
 class Vault:
     """The bucket, and until when what is stored or used again now is locked.
 
-    Whoever may write can lay another version over a key, and whoever may delete a mark that it is gone. Where the server
-    keeps versions neither takes anything away: sets know versions and hashes, and are read by them.
+    Whoever may write can lay another version over a key, and whoever may delete a mark that it is gone. Where the
+    server keeps versions neither takes anything away: sets know versions and hashes, and are read by them.
     """
 
     store: ObjectStore

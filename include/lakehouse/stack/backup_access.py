@@ -43,27 +43,30 @@ Document = dict[str, Any]
 
 
 def policies(bucket: str, lock_days: int) -> dict[str, Document]:
-    """What each identity may do, by its name; the same policies for any server that speaks IAM's language.
+    """What each identity may do, by its name.
 
-    The writer locks nothing for much longer than sets are: else it could fill the disk for good.
+    Nobody but root extends a lock by much more than sets need: else it would hold what nobody wants, and for good.
     """
     place, objects = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"
-    most_days = {"NumericLessThanEquals": {"s3:object-lock-remaining-retention-days": str(2 * lock_days + 2)}}
+    too_long = {"NumericGreaterThan": {"s3:object-lock-remaining-retention-days": str(2 * lock_days + 2)}}
     reads = [
         _allow(place, "GetBucketLocation", "GetBucketObjectLockConfiguration", "ListBucket", "ListBucketVersions"),
         _allow(objects, "GetObject", "GetObjectVersion", "GetObjectRetention"),
     ]
     writes = [
-        _allow(objects, "PutObject", "AbortMultipartUpload", "ListMultipartUploadParts"),
-        {**_allow(objects, "PutObjectRetention"), "Condition": most_days},
+        _allow(objects, "PutObject", "PutObjectRetention", "AbortMultipartUpload", "ListMultipartUploadParts"),
     ]
     # Only the mark that says that a set is being removed.
     marks = [
-        _allow(f"{place}/sets/*/PRUNED", "PutObject"),
-        {**_allow(f"{place}/sets/*/PRUNED", "PutObjectRetention"), "Condition": most_days},
+        _allow(f"{place}/sets/*/PRUNED", "PutObject", "PutObjectRetention"),
         _allow(objects, "DeleteObject", "DeleteObjectVersion"),
     ]
-    never = [_deny([place], *_OF_THE_BUCKET), _deny([objects], "s3:BypassGovernanceRetention"), _deny([], "admin:*")]
+    never = [
+        _deny([place], *_OF_THE_BUCKET),
+        _deny([objects], "s3:BypassGovernanceRetention"),
+        {**_deny([objects], "s3:PutObjectRetention"), "Condition": too_long},
+        _deny([], "admin:*"),
+    ]
     kept = [*never, _deny([objects], *_DELETES)]
     return {
         WRITER: _policy([*reads, *writes, *kept]),
@@ -95,9 +98,14 @@ class Place:
     secrets: BackupSecrets = field(repr=False)
 
     @property
-    def users(self) -> dict[str, str]:
-        """The secret of each identity."""
-        return {WRITER: self.secrets.writer, PRUNER: self.secrets.pruner, READER: self.secrets.reader}
+    def users(self) -> dict[str, tuple[str, str]]:
+        """The access key of each identity, and its secret."""
+        secrets = self.secrets
+        return {
+            WRITER: (secrets.writer_id, secrets.writer),
+            PRUNER: (secrets.pruner_id, secrets.pruner),
+            READER: (secrets.reader_id, secrets.reader),
+        }
 
     def client(self, key_id: str, secret: str) -> S3Client:
         """A client with somebody's credentials."""
@@ -116,16 +124,16 @@ def make(place: Place) -> None:
             todo="name another bucket with LAKEHOUSE_BACKUP_BUCKET: a lock can only be had from the beginning",
         )
     _import(place, _archive(place))
-    for user, secret in place.users.items():
-        _require_known(place, user, secret)
+    for name, (key_id, secret) in place.users.items():
+        _require_known(place, name, key_id, secret)
 
 
 def _archive(place: Place) -> bytes:
-    users = {name: {"secretKey": secret, "status": "enabled"} for name, secret in place.users.items()}
+    users = place.users
     files = {
         "policies.json": policies(place.bucket, place.lock_days),
-        "users.json": users,
-        "user_mappings.json": {name: {"version": 1, "policy": name} for name in users},
+        "users.json": {key_id: {"secretKey": secret, "status": "enabled"} for key_id, secret in users.values()},
+        "user_mappings.json": {key_id: {"version": 1, "policy": name} for name, (key_id, _) in users.items()},
     }
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -153,14 +161,14 @@ def _import(place: Place, archive: bytes) -> None:
         raise _refused(place, f"it answered {answer.status_code}")
 
 
-def _require_known(place: Place, user: str, secret: str) -> None:
+def _require_known(place: Place, name: str, key_id: str, secret: str) -> None:
     """The server says nothing of a user that it did not take; so each is tried."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        place.client(user, secret).head_bucket(Bucket=place.bucket)
+        place.client(key_id, secret).head_bucket(Bucket=place.bucket)
     except (BotoCoreError, ClientError) as error:
-        raise _refused(place, f"it does not know {user} ({buckets.code_of(error) or type(error).__name__})") from None
+        raise _refused(place, f"it does not know {name} ({buckets.code_of(error) or type(error).__name__})") from None
 
 
 def _refused(place: Place, reason: str) -> StackError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lakehouse.core.errors import StackError
 from lakehouse.core.settings import Settings
 from lakehouse.stack import backup_access, credentials, minio, ports
-from lakehouse.stack.backup_access import BUCKET, PRUNER, READER, WRITER, Place
+from lakehouse.stack.backup_access import BUCKET, Place
 from lakehouse.stack.credentials import Credentials
 from lakehouse.stack.files import private_folder
 from lakehouse.stack.processes import User
@@ -71,11 +71,11 @@ def lines(settings: Settings, kept: Credentials, port: int) -> dict[str, str]:
     return {
         "LAKEHOUSE_BACKUP_BUCKET": _bucket(settings),
         "LAKEHOUSE_BACKUP_S3_ENDPOINT": _endpoint(port),
-        "LAKEHOUSE_BACKUP_S3_ACCESS_KEY_ID": WRITER,
+        "LAKEHOUSE_BACKUP_S3_ACCESS_KEY_ID": kept.backups.writer_id,
         "LAKEHOUSE_BACKUP_S3_SECRET_ACCESS_KEY": kept.backups.writer,
-        "LAKEHOUSE_BACKUP_PRUNER_S3_ACCESS_KEY_ID": PRUNER,
+        "LAKEHOUSE_BACKUP_PRUNER_S3_ACCESS_KEY_ID": kept.backups.pruner_id,
         "LAKEHOUSE_BACKUP_PRUNER_S3_SECRET_ACCESS_KEY": kept.backups.pruner,
-        "LAKEHOUSE_BACKUP_READER_S3_ACCESS_KEY_ID": READER,
+        "LAKEHOUSE_BACKUP_READER_S3_ACCESS_KEY_ID": kept.backups.reader_id,
         "LAKEHOUSE_BACKUP_READER_S3_SECRET_ACCESS_KEY": kept.backups.reader,
         **elsewhere,
     }

@@ -54,6 +54,9 @@ class BackupSecrets:
     pruner: str = field(repr=False, default="")
     reader: str = field(repr=False, default="")
     signing_key: str = field(repr=False, default="")
+    writer_id: str = "backup-writer"
+    pruner_id: str = "backup-pruner"
+    reader_id: str = "backup-reader"
 
 
 @dataclass(frozen=True)
