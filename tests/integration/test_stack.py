@@ -307,3 +307,9 @@ def test_a_place_that_somebody_gives_wins(home: Path, tmp_path: Path) -> None:
         up(load_settings())
     (tmp_path / "unmounted").rename(disk)
     assert up(load_settings()).is_up
+    down(load_settings())
+    with pytest.MonkeyPatch.context() as patch:  # a new machine that has nothing but the disk
+        patch.setenv("LAKEHOUSE_HOME", str(tmp_path / "new"))
+        patch.setenv("LAKEHOUSE_BACKUP_DATA", str(disk))
+        assert up(load_settings()).is_up and backup_access.weaknesses(load_settings()) == ()
+        down(load_settings())
