@@ -18,6 +18,7 @@ from lakehouse.backup.iceberg import (
     Document,
     Kind,
     Reference,
+    read_document,
     references,
     rewrite_list,
     rewrite_manifest,
@@ -344,7 +345,7 @@ class _Build:
         if same and entry.uri not in self.bodies:
             return replace(same, query_metadata=query, files=files[0], size_bytes=files[1])
         body = self.bodies.get(entry.uri) or self.vault.body(entry.copy)
-        return _described(pointer, json.loads(body), query, *files)
+        return _described(pointer, read_document(body), query, *files)
 
 
 def _pointed(pointer: Pointer) -> Kind:

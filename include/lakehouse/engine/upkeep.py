@@ -175,7 +175,7 @@ class House:
         return None if _is_copy(name) else head_of(load_table(self.catalog, name)).stamp
 
     def tables(self, asked: Sequence[str]) -> list[TableName]:
-        """Those that are named, or all but forks and what restores kept. Raises :class:`SettingsError` for one that is not there."""
+        """Those that are named, or all that are no copies. Raises :class:`SettingsError` for one that is not there."""
         there = [name for name in catalog_tables(self.catalog) if not _is_copy(name)]
         wanted = [TableName.parse(each) for each in asked]
         if unknown := [str(name) for name in wanted if name not in there]:

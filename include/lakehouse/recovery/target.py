@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from lakehouse.backup.places import Places, Relocation
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
-from lakehouse.ledger.retention_lock import keeping_files, restoring
+from lakehouse.ledger.retention_lock import keeping_files, reading_backups, restoring
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.recovery.catalog import Rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+WAIT_SECONDS = 60
+"""How long a restore waits for whoever writes a table."""
 Check = Callable[[], None]
 """Raises unless what was locked still is."""
 
@@ -73,5 +75,6 @@ class Target:
             return
         with ExitStack() as stack:
             stack.enter_context(restoring(self.settings))
+            stack.enter_context(reading_backups(self.settings))
             stack.enter_context(keeping_files(self.settings))
-            yield stack.enter_context(table_locks(self.settings, tables)).check
+            yield stack.enter_context(table_locks(self.settings, tables, wait_seconds=WAIT_SECONDS)).check
