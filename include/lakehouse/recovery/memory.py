@@ -62,7 +62,7 @@ class Memory:
     def add(self, seen: Seen) -> None:
         """Remember a file. Threads need no lock: each file is looked at by one."""
         before = self.files.get(seen.uri)
-        if before is None or (before.sha256, before.etag) != (seen.sha256, seen.etag):
+        if before is None or (before.sha256 == seen.sha256 and before.etag != seen.etag):
             self._new[seen.uri] = seen
 
     def write(self, at: datetime) -> int:
