@@ -21,6 +21,7 @@ __all__ = ["told"]
 DAGS = all_dags(project_index())
 PLACE = Settings(backup_bucket="lake-backups")
 SET = "20260304T115500Z-4567cdef"
+STANDS, NO_SET = Answer(0, {"set": {"id": SET}, "overdue": []}), Answer(7, {"set": None, "overdue": ["there is none"]})
 LOOKED = {"tables": ["silver.dim_customer"], "set": SET, "summary": "…"}
 APPROVED = {"chosen_options": ["Approve"], "responded_by_user": {"id": "1", "name": "grace"}}
 DRILLED: dict[str, Any] = {
@@ -92,8 +93,11 @@ def test_a_set_is_made_and_told(told: Told) -> None:
 def test_a_verification_names_what_is_damaged_and_old_sets_go_only_after_a_good_one(told: Told) -> None:
     damage = {"key": "objects/a", "kind": "data", "problem": "it is missing", "tables": ["silver.dim_customer"]}
     told.answers = [
+        STANDS,
         Answer(7, {"set_id": SET, "damages": [damage] * 60}, ("60 files are missing or damaged",)),
+        STANDS,
         Answer(7, None, ("a set's manifest was not signed with our key",)),
+        STANDS,
         Answer(0, {"set_id": SET, "files": 9, "read": 4, "damages": []}),
     ]
     verify = task("verify_backups", "verify")
@@ -117,11 +121,8 @@ def test_pruning_is_skipped_where_every_set_stays(told: Told) -> None:
 
 
 def test_what_is_overdue_fails_and_so_alerts(told: Told) -> None:
-    told.answers = [
-        Answer(0, {"overdue": []}),
-        Answer(7, {"overdue": ["the last good drill was 9 d ago"]}),
-        Answer(7, None, ("not ours",)),
-    ]
+    late = Answer(7, {"set": {"id": SET}, "overdue": ["the last good drill was 9 d ago"]})
+    told.answers = [STANDS, late, Answer(7, None, ("not ours",))]
     watch = task("watch_backups", "on_time")
     watch.execute(context())
     with pytest.raises(AirflowFailException, match="the last good drill was 9 d ago"):
@@ -129,6 +130,17 @@ def test_what_is_overdue_fails_and_so_alerts(told: Told) -> None:
     with pytest.raises(AirflowFailException, match="not ours"):
         watch.execute(context())
     assert watch.on_failure_callback
+
+
+def test_before_the_first_set_nothing_is_looked_at_and_once_nobody_is_told(told: Told) -> None:
+    for dag, name in (("verify_backups", "verify"), ("drill_recovery", "look"), ("watch_backups", "on_time")):
+        told.answers = [NO_SET]
+        with pytest.raises(AirflowSkipException, match="no backup set is complete yet"):
+            task(dag, name).execute(context(params={"tables": ""}))
+    told.answers = [NO_SET]
+    with pytest.raises(AirflowFailException, match="there is none"):
+        task("watch_backups", "on_time").execute(context(prev_start_date_success="2024-03-30"))
+    assert set(words_of(told)) == {"backup status --json"}
 
 
 def test_damage_in_the_lake_is_named(told: Told) -> None:
@@ -145,12 +157,13 @@ def test_damage_in_the_lake_is_named(told: Told) -> None:
 def test_a_drill_restores_what_was_shown_and_says_who_approved(told: Told) -> None:
     said = {"set_id": SET, "cut_at": "2026-03-04T11:55:00", "tables": ["silver.dim_customer"], "tables_of_set": 4,
             "files": 9, "size_bytes": 1000}  # fmt: skip
-    told.answers = [Answer(0, said), Answer(0, DRILLED)]
+    told.answers = [STANDS, Answer(0, said), Answer(0, DRILLED)]
     seen = task("drill_recovery", "look").execute(context("manual", params={"tables": " silver.dim_customer, "}))
     assert seen["set"] == SET and "1 of 4 tables, 9 files with 1,000 bytes" in seen["summary"]
     ti = Ti(known={"look": seen, "approve": APPROVED})
     task("drill_recovery", "drill").execute(context("manual", user="ada", ti=ti))
     assert words_of(told) == [
+        "backup status --json",
         "backup drill silver.dim_customer --dry-run --json",
         f"backup drill silver.dim_customer --set={SET} --approved-by=grace --json",
     ]
