@@ -149,8 +149,15 @@ def catalog_at(settings: Settings, path: Path) -> Any:
 
 
 def read_in_place(settings: Settings, found: BackupSet, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every table of a set, from a scratch catalog that knows nothing but the set."""
-    scratch = catalog_at(settings, folder / f"scratch-{uuid.uuid4().hex}.db")
+    """The rows of every table of a set, from a scratch catalog that knows nothing but the set and who may read it."""
+    reader = settings.as_backup_reader()
+    place = {
+        "s3_endpoint": reader.backup_s3_endpoint or reader.s3_endpoint,
+        "s3_access_key_id": reader.backup_s3_access_key_id or reader.s3_access_key_id,
+    }
+    if reader.backup_s3_access_key_id:
+        place |= {"s3_secret_access_key": reader.backup_s3_secret_access_key}
+    scratch = catalog_at(settings.model_copy(update=place), folder / f"scratch-{uuid.uuid4().hex}.db")
     rows = {}
     for table in found.manifest.tables:
         scratch.create_namespace_if_not_exists(table.table.partition(".")[0])

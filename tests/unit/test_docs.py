@@ -12,7 +12,7 @@ import pytest
 from lakehouse.cli.main import app
 from lakehouse.cli.reference import commands, render
 from lakehouse.core.settings import PROJECT_ROOT, Settings
-from lakehouse.stack.prepare import RolePasswords
+from lakehouse.stack.prepare import BackupRoot, RolePasswords
 
 PAGES = sorted([PROJECT_ROOT / "README.md", *(PROJECT_ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -101,8 +101,11 @@ def test_links_resolve(page: Path) -> None:
     assert broken == []
 
 
+OF_PREPARE = (*RolePasswords.model_fields, *BackupRoot.model_fields)
+
+
 def test_settings_that_documents_name_exist() -> None:
-    known = {f"LAKEHOUSE_{name.upper()}" for name in (*Settings.model_fields, *RolePasswords.model_fields)}
+    known = {f"LAKEHOUSE_{name.upper()}" for name in (*Settings.model_fields, *OF_PREPARE)}
     named: set[str] = set()
     for page in PAGES:
         named |= set(re.findall(r"(?<![A-Z0-9_])LAKEHOUSE_[A-Z0-9_]*[A-Z0-9]", page.read_text("utf-8")))

@@ -338,7 +338,7 @@ class _Build:
         same = self.before.tables.get((pointer.table, entry.uri))
         if same and entry.uri not in self.bodies:
             return replace(same, query_metadata=query, files=files[0], size_bytes=files[1])
-        body = self.bodies.get(entry.uri) or self.vault.get(entry.copy.key)
+        body = self.bodies.get(entry.uri) or self.vault.body(entry.copy)
         return _described(pointer, json.loads(body), query, *files)
 
 

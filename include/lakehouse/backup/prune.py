@@ -7,7 +7,7 @@ is what is locked. The newest set stays, and so does the newest one that was ver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -117,7 +117,7 @@ def plan_prune(vault: Vault, policy: Policy, public_key: str) -> Pruning:
         Fate(set_id, "", False, "it was never completed, or is being removed") for set_id in _leftovers(vault, found)
     ]
     kept = {key for fate in fates if fate.is_kept for key in _keys(found[fate.set_id].files())}
-    going = _objects(vault, [fate.set_id for fate in (*fates, *left) if not fate.is_kept], kept)
+    going = _objects(vault, {fate.set_id: found.get(fate.set_id) for fate in (*fates, *left) if not fate.is_kept}, kept)
     free = tuple(stored for stored in going if not _is_locked(stored, vault.now))
     return Pruning((*fates, *left), free, len(going) - len(free))
 
@@ -146,10 +146,13 @@ def last_verified(vault: Vault, complete: Sequence[str]) -> str:
 
 def _unless_locked(vault: Vault, found: BackupSet, fate: Fate) -> Fate:
     """A set whose seal is locked stays: it could not be removed, only be made to look as if."""
-    seal = vault.head(set_key(found.id, COMPLETE))
-    if fate.is_kept or seal is None or not _is_locked(seal, vault.now):
+    if fate.is_kept:
         return fate
-    return Fate(fate.set_id, fate.cut_at, True, f"locked until {seal.locked_until}")
+    seals = _all(vault, set_key(found.id, COMPLETE))
+    until = max((seal.locked_until for seal in seals if _is_locked(seal, vault.now)), default="")
+    if not until:
+        return fate
+    return Fate(fate.set_id, fate.cut_at, True, f"locked until {until}")
 
 
 def _leftovers(vault: Vault, complete: Iterable[str]) -> list[str]:
@@ -162,18 +165,20 @@ def _leftovers(vault: Vault, complete: Iterable[str]) -> list[str]:
     ]
 
 
-def _objects(vault: Vault, going: Sequence[str], kept: set[str]) -> list[Stored]:
+def _objects(vault: Vault, going: Mapping[str, BackupSet | None], kept: set[str]) -> list[Stored]:
     """What sets that go stored, and no set that stays refers to."""
     found: dict[tuple[str, str], Stored] = {}
-    for set_id in going:
-        for entry in _files(vault, set_id).values():
+    for set_id, complete in going.items():
+        for entry in _files(vault, set_id, complete).values():
             found |= {(each.key, each.version): each for each in entry.objects if each.key not in kept}
     return list(found.values())
 
 
-def _files(vault: Vault, set_id: str) -> Files:
+def _files(vault: Vault, set_id: str, complete: BackupSet | None) -> Files:
     """What a set that goes refers to, complete or not."""
     noted = Progress(vault, set_id).read()
+    if complete:
+        return noted | complete.files()
     key = set_key(set_id, FILES)
     return noted | load_files(vault.get(key)) if vault.head(key) else noted
 
@@ -196,8 +201,14 @@ def _remove(vault: Vault, stored: Stored) -> int:
 
 
 def _remove_key(vault: Vault, key: str) -> None:
-    if (found := vault.head(key)) is not None:
+    for found in _all(vault, key):
         _remove(vault, found)
+
+
+def _all(vault: Vault, key: str) -> list[Stored]:
+    """A document in every version of it."""
+    found = [vault.head(key, version) for version in vault.versions(key)] or [vault.head(key)]
+    return [each for each in found if each]
 
 
 def _remove_documents(vault: Vault, set_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,9 +77,16 @@ def write_record(vault: Vault, record: Verification) -> None:
 
 
 def read_records(vault: Vault, set_id: str) -> list[Verification]:
-    """All records of a set, oldest first."""
-    keys = sorted(vault.keys(f"{VERIFIED}{set_id}/"))
-    return [Verification.from_json(vault.get(key), vault.store.where(key)) for key in keys]
+    """All records of a set that can be read, oldest first: nobody stops a backup by writing others beside them."""
+    found = (_read(vault, key) for key in sorted(vault.keys(f"{VERIFIED}{set_id}/")))
+    return [record for record in found if record and record.set_id == set_id]
+
+
+def _read(vault: Vault, key: str) -> Verification | None:
+    for body in vault.bodies(key):
+        with suppress(IntegrityError):
+            return Verification.from_json(body, vault.store.where(key))
+    return None
 
 
 def damaged_keys(vault: Vault, set_id: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -192,13 +193,14 @@ class BackupSet:
     def files(self) -> Files:
         """Its entries. Raises :class:`IntegrityError` where they are not those that the manifest was signed with."""
         key = set_key(self.id, FILES)
-        data = self.vault.get(key)
-        if hashlib.sha256(data).hexdigest() != self.manifest.files_sha256:
+        try:
+            data = self.vault.find(key, self.manifest.files_sha256)
+        except IntegrityError:
             raise IntegrityError(
                 "the list of a set's files is not the one that was signed",
                 where=self.vault.store.where(key),
                 todo="use another set; `lakehouse backup list` names them",
-            )
+            ) from None
         return load_files(data)
 
 
@@ -213,8 +215,13 @@ def set_ids(vault: Vault) -> list[str]:
 
 
 def is_complete(vault: Vault, set_id: str) -> bool:
-    """Whether a set is one: begun sets and such as are being removed are not."""
-    return vault.head(set_key(set_id, COMPLETE)) is not None and vault.head(set_key(set_id, PRUNED)) is None
+    """Whether a set is one: begun sets and such as are being removed are not.
+
+    What says so is the seal, also one that was marked as deleted. The mark of a removal is none of it: anybody who
+    writes could set that.
+    """
+    seal = set_key(set_id, COMPLETE)
+    return vault.head(seal) is not None or bool(vault.versions(seal))
 
 
 def complete_ids(vault: Vault) -> list[str]:
@@ -235,9 +242,24 @@ def require_known(vault: Vault, set_id: str) -> str:
 
 
 def load_set(vault: Vault, set_id: str, public_key: str) -> BackupSet:
-    """A complete set whose manifest is the one that was completed and signed. Raises :class:`IntegrityError`."""
+    """A complete set whose manifest is the one that was completed and signed, whatever lies over it now.
+
+    Raises :class:`IntegrityError` where the server has none.
+    """
+    seal, key = set_key(set_id, COMPLETE), set_key(set_id, MANIFEST)
+    try:
+        return _load(vault, set_id, public_key, vault.get(seal), vault.get(key))
+    except IntegrityError:
+        manifests = {hashlib.sha256(data).hexdigest(): data for data in vault.bodies(key)}
+        for sealed in vault.bodies(seal):
+            data = manifests.get(sealed.decode(errors="replace").strip(), b"")
+            with suppress(IntegrityError):
+                return _load(vault, set_id, public_key, sealed, data)
+        raise
+
+
+def _load(vault: Vault, set_id: str, public_key: str, seal: bytes, data: bytes) -> BackupSet:
     key = set_key(set_id, MANIFEST)
-    seal, data = vault.get(set_key(set_id, COMPLETE)), vault.get(key)
     if seal.decode(errors="replace").strip() != hashlib.sha256(data).hexdigest():
         raise IntegrityError(
             "a set's manifest is not the one that it was completed with",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from lakehouse.core.errors import IntegrityError
 from lakehouse.core.settings import Settings
@@ -44,19 +44,24 @@ class Stored:
 
 @dataclass(frozen=True)
 class Vault:
-    """The bucket, and until when what is stored or used again now is locked."""
+    """The bucket, and until when what is stored or used again now is locked.
+
+    Whoever may write can lay another version over a key, and whoever may delete a mark that it is gone. Where the
+    server keeps versions neither takes anything away: sets know versions and hashes, and are read by them.
+    """
 
     store: ObjectStore
     lock_days: int
     now: datetime
+    has_versions: bool = False
 
     @classmethod
     def open(cls, settings: Settings, now: datetime) -> Vault:
         """The vault that the settings name; looks once whether its bucket can lock objects."""
         settings.require_backups()
         store = ObjectStore.of_backups(settings)
-        lock_days = settings.backup_lock_days
-        return cls(store, lock_days if lock_days and _can_lock(store) else 0, now)
+        can_lock = _can_lock(store)
+        return cls(store, settings.backup_lock_days if can_lock else 0, now, has_versions=can_lock)
 
     @property
     def is_locking(self) -> bool:
@@ -66,6 +71,35 @@ class Vault:
     def get(self, key: str, version: str = "") -> bytes:
         """A whole object, or one version of it. Raises :class:`IntegrityError` where there is none."""
         return self.store.get(key, **_version(version))
+
+    def body(self, stored: Stored) -> bytes:
+        """A whole object as it was stored, whatever lies over it now. Raises :class:`IntegrityError`."""
+        return self.find(stored.key, stored.sha256)
+
+    def find(self, key: str, sha256: str) -> bytes:
+        """The bytes with this hash under a key: those that are there now, else an older version of them."""
+        for body in self.bodies(key):
+            if hashlib.sha256(body).hexdigest() == sha256:
+                return body
+        raise IntegrityError(
+            "what was stored under this key is not there any more",
+            where=self.store.where(key),
+            todo="use another set; `lakehouse backup verify` says what this one lacks",
+        )
+
+    def bodies(self, key: str) -> Iterator[bytes]:
+        """What is under a key now, and then what lies below it, newest first. Only who goes on asks for that."""
+        try:
+            yield self.get(key)
+        except IntegrityError:
+            pass  # missing, or marked as deleted
+        for version in self.versions(key):
+            yield self.get(key, version)
+
+    def versions(self, key: str) -> list[str]:
+        """Every version of a key that the server has, newest first; none in a bucket without versions."""
+        pages = self._version_pages(Prefix=key) if self.has_versions else iter(())
+        return [_known(each["VersionId"]) for page in pages for each in page.get("Versions", []) if each["Key"] == key]
 
     @contextmanager
     def reading(self, key: str, version: str = "") -> Iterator[BinaryIO]:
@@ -144,6 +178,15 @@ class Vault:
         self.store.ask(stored.key, lambda: extend(Retention=retention, **_version(stored.version)))
         return replace(stored, locked_until=until)
 
+    def lay_on_top(self, key: str, version: str) -> Stored:
+        """Make a version what is there now again: a copy of it, in the parts in which it was stored."""
+        found = self.head(key, version)
+        size_bytes = found.size_bytes if found else 0
+        with self.reading(key, version) as stream:
+            if size_bytes <= WHOLE_BYTES:
+                return self.put(key, read_fully(stream, size_bytes), anew=True)
+            return self.put_stream(key, stream, size_bytes, anew=True)
+
     def delete(self, stored: Stored) -> None:
         """Remove an object for good: the version that was stored."""
         delete = partial(self.store.client.delete_object, Bucket=self.store.bucket, Key=stored.key)
@@ -154,8 +197,19 @@ class Vault:
         return [found.key for found in self.store.list_after(prefix)]
 
     def folders(self, prefix: str) -> list[str]:
-        """The names of what lies directly below a prefix."""
-        return self.store.folders(prefix)
+        """The names of what lies directly below a prefix, also of what was marked as deleted."""
+        if not self.has_versions:
+            return self.store.folders(prefix)
+        pages = self._version_pages(Prefix=prefix, Delimiter="/")
+        found = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", [])]
+        return [name.removeprefix(prefix).rstrip("/") for name in found]
+
+    def _version_pages(self, **wanted: str) -> Iterator[dict[str, Any]]:
+        pages = iter(
+            self.store.client.get_paginator("list_object_versions").paginate(Bucket=self.store.bucket, **wanted)
+        )
+        while page := self.store.ask(wanted["Prefix"], lambda: next(pages, None)):
+            yield cast(dict[str, Any], page)
 
     @property
     def _least(self) -> datetime:

@@ -19,6 +19,8 @@ from lakehouse.backup.iceberg import Kind, references
 from lakehouse.backup.places import Places
 from lakehouse.backup.records import Damage, Verification
 from lakehouse.backup.sets import (
+    COMPLETE,
+    FILES,
     MANIFEST,
     PLAN,
     BackedUp,
@@ -188,15 +190,28 @@ class _Walk:
         in_threads(self._leaf, [(entry, stored) for entry, stored in rest if stored.key not in self.reached])
 
     def _documents(self) -> None:
-        """The plan, whose hash the manifest has; the other documents were checked when they were loaded."""
-        key = set_key(self.found.id, PLAN)
+        """Of the plan and the list of files the manifest has the hash, and of the manifest its seal."""
+        manifest = self.found.manifest
+        sealed = hashlib.sha256(manifest.to_json()).hexdigest()
+        hashes = {
+            PLAN: manifest.plan_sha256,
+            FILES: manifest.files_sha256,
+            MANIFEST: sealed,
+            COMPLETE: hashlib.sha256(f"{sealed}\n".encode()).hexdigest(),
+        }
+        for name, sha256 in hashes.items():
+            self._document(set_key(self.found.id, name), sha256)
+
+    def _document(self, key: str, sha256: str) -> None:
+        vault = self.found.vault
         try:
-            is_same = hashlib.sha256(self.found.vault.get(key)).hexdigest() == self.found.manifest.plan_sha256
+            is_same = hashlib.sha256(vault.get(key)).hexdigest() == sha256
             problem = "" if is_same else "its bytes are not those that were stored"
         except IntegrityError:
             problem = "it is missing"
         if problem:
-            self.look.damages.append(Damage(key, "", "document", problem))
+            good = (each for each in vault.versions(key) if hashlib.sha256(vault.get(key, each)).hexdigest() == sha256)
+            self.look.damages.append(Damage(key, "", "document", problem, good_version=next(good, "")))
 
     def _originals(self) -> Iterator[tuple[Entry, Stored]]:
         for table in self.found.manifest.tables:
@@ -312,6 +327,16 @@ class _Walk:
                     users.setdefault(uri, []).append(entry)
             self.users = users
         return self.users
+
+
+def put_back(vault: Vault, damages: Iterable[Damage]) -> tuple[str, ...]:
+    """Lay what was stored on top again where something else lies over it, or a mark that it is gone; returns the keys.
+
+    A restore needs none of it: it reads what was stored. Who reads a set in place does.
+    """
+    found = [damage for damage in damages if damage.good_version]
+    in_threads(lambda damage: vault.lay_on_top(damage.key, damage.good_version), found)
+    return tuple(damage.key for damage in found)
 
 
 def tables_of(damages: Iterable[Damage]) -> list[str]:

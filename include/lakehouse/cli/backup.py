@@ -14,7 +14,7 @@ from rich.table import Table as Grid
 
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import IntegrityError
-from lakehouse.core.settings import settings
+from lakehouse.core.settings import Settings, settings
 
 if TYPE_CHECKING:
     from lakehouse.backup.prune import Pruning
@@ -127,17 +127,21 @@ def verify(
     days: Annotated[
         int, typer.Option("--within", metavar="DAYS", min=1, help="Every byte is read within so many daily runs.")
     ] = 7,
+    puts_back: Annotated[
+        bool, typer.Option("--put-back", help="Where something lies over what was stored, lay that on top again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Walk every reference of a set and look at every file. Ends with 7 where one is missing or damaged.
 
     Metadata is always read whole; of data, size and the server's checksum are asked for, and a share of it is read:
-    another one each day.
+    another one each day. In a bucket with versions what was stored is still there below a newer version, or a mark that
+    it is gone: a restore reads it there, and --put-back makes the set one that is read in place again.
     """
     from lakehouse.backup.records import write_record
     from lakehouse.backup.sets import require_known
     from lakehouse.backup.signing import public_key_of
-    from lakehouse.backup.verify import Share, tables_of
+    from lakehouse.backup.verify import Share, put_back, tables_of
     from lakehouse.backup.verify import as_json as rendered
     from lakehouse.backup.verify import verify as look
 
@@ -145,17 +149,24 @@ def verify(
     share = Share() if is_whole else Share.of_day(vault.now, days)
     with console.status("verifying") as status:
         told = lambda phase, files, size: status.update(_phase(phase, files, size))  # noqa: E731
-        record = look(vault, require_known(vault, set_id), public_key_of(settings()), share, vault.now, told)
-    write_record(vault, record)
+        known, public_key = require_known(vault, set_id), public_key_of(settings())
+        record = look(vault, known, public_key, share, vault.now, told)
+        write_record(vault, record)
+        laid = put_back(vault, record.damages) if puts_back else ()
+        if laid:
+            record = look(vault, known, public_key, share, SystemClock().now(), told)
+            write_record(vault, record)
     if as_json:
         typer.echo(rendered(record))
     else:
+        typer.echo("".join(f"{key}: what was stored is on top again\n" for key in laid), nl=False)
         _say_verified(record)
     if not record.is_good:
         raise IntegrityError(
             f"{len(record.damages)} files of {record.set_id} are missing or damaged",
             where=f"they hurt {', '.join(tables_of(record.damages)) or 'no table'}",
-            todo="run `lakehouse backup create`: the next set stores them anew from the lake; or use another set",
+            todo="those whose stored version is whole: --put-back; the others: run `lakehouse backup create`, which "
+            "stores them anew from the lake, or use another set",
         )
 
 
@@ -181,7 +192,7 @@ def prune(
     current.require_servers()
     policy = Policy(hours, daily, weekly, monthly, yearly)
     with writing_backups(current):
-        vault = _vault()
+        vault = _vault(current.as_backup_pruner())
         with Console(stderr=True).status("looking at the sets"):
             plan = plan_prune(vault, policy, public_key_of(current))
         if not as_json:
@@ -201,7 +212,10 @@ def prune(
 
 
 def key() -> None:
-    """Make a key that backups are signed with. Keep it where the loss of the lake cannot reach it."""
+    """Make a key that backups are signed with, as `lakehouse up` does.
+
+    Keep it where the loss of the lake cannot reach it.
+    """
     from lakehouse.backup.signing import new_key
 
     private, public = new_key()
@@ -209,10 +223,10 @@ def key() -> None:
     typer.echo(f"LAKEHOUSE_BACKUP_PUBLIC_KEY={public}")
 
 
-def _vault() -> Vault:
+def _vault(mine: Settings | None = None) -> Vault:
     from lakehouse.backup.vault import Vault
 
-    return Vault.open(settings(), SystemClock().now())
+    return Vault.open(mine or settings(), SystemClock().now())
 
 
 def _phase(phase: str, files: int, size: int) -> str:
