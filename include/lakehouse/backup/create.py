@@ -25,6 +25,7 @@ from lakehouse.backup.iceberg import (
 )
 from lakehouse.backup.places import Places
 from lakehouse.backup.records import damaged_keys
+from lakehouse.backup.roster import enter
 from lakehouse.backup.sets import (
     COMPLETE,
     FILES,
@@ -303,7 +304,11 @@ class _Build:
         body = manifest.to_json()
         self.vault.put(set_key(self.plan.id, MANIFEST), body, anew=True)
         failpoint("backup.before_complete")
+        if self.plan.parent:
+            enter(self.vault, self.plan.parent)  # unless it was cut short just before that
         self.vault.put(set_key(self.plan.id, COMPLETE), hashlib.sha256(body).hexdigest().encode() + b"\n")
+        failpoint("backup.before_roster")
+        enter(self.vault, self.plan.id)
         return manifest
 
     def _manifest(self, files_sha256: str, clock: Clock) -> Manifest:

@@ -13,10 +13,12 @@ from datetime import datetime, timedelta
 
 from lakehouse.backup.copying import Progress, in_threads
 from lakehouse.backup.records import VERIFIED, read_records
+from lakehouse.backup.roster import entered
 from lakehouse.backup.sets import (
     COMPLETE,
     FILES,
     PRUNED,
+    ROSTER,
     SETS,
     BackupSet,
     Files,
@@ -114,7 +116,8 @@ def plan_prune(vault: Vault, policy: Policy, public_key: str) -> Pruning:
     cuts = [(set_id, datetime.fromisoformat(each.manifest.cut_at)) for set_id, each in found.items()]
     fates = [_unless_locked(vault, found[fate.set_id], fate) for fate in decide(cuts, verified, policy, vault.now)]
     left = [
-        Fate(set_id, "", False, "it was never completed, or is being removed") for set_id in _leftovers(vault, found)
+        Fate(set_id, "", False, "it was never completed, is being removed, or was lost")
+        for set_id in _leftovers(vault, found)
     ]
     kept = {key for fate in fates if fate.is_kept for key in _keys(found[fate.set_id].files())}
     going = _objects(vault, {fate.set_id: found.get(fate.set_id) for fate in (*fates, *left) if not fate.is_kept}, kept)
@@ -156,13 +159,15 @@ def _unless_locked(vault: Vault, found: BackupSet, fate: Fate) -> Fate:
 
 
 def _leftovers(vault: Vault, complete: Iterable[str]) -> list[str]:
-    """Sets that are none: marked for removal, or begun before the newest complete one, so that nobody goes on there."""
-    newest = max(complete, default="")
-    return [
-        set_id
-        for set_id in set_ids(vault)
-        if set_id not in complete and (set_id < newest or vault.head(set_key(set_id, PRUNED)) is not None)
-    ]
+    """Sets that are none: marked for removal; begun before the newest complete one, where nobody goes on; or lost.
+
+    One that was complete once and has lost its seal is none of these: what it has may be wanted.
+    """
+    newest, there, known = max(complete, default=""), set_ids(vault), set(entered(vault))
+    begun = [each for each in there if each not in complete]
+    marked = {each for each in begun if vault.head(set_key(each, PRUNED)) is not None}
+    stale = {each for each in begun if each < newest and each not in known}
+    return sorted(marked | stale | (known - set(there)))
 
 
 def _objects(vault: Vault, going: Mapping[str, BackupSet | None], kept: set[str]) -> list[Stored]:
@@ -213,6 +218,6 @@ def _all(vault: Vault, key: str) -> list[Stored]:
 
 def _remove_documents(vault: Vault, set_id: str) -> None:
     """The records and the set's own folder; its mark last, so that it is never taken for a begun one."""
-    keys = [*vault.keys(f"{VERIFIED}{set_id}/"), *vault.keys(f"{SETS}{set_id}/")]
+    keys = [*vault.keys(f"{VERIFIED}{set_id}/"), f"{ROSTER}{set_id}", *vault.keys(f"{SETS}{set_id}/")]
     for key in sorted(keys, key=lambda key: key.endswith(PRUNED)):
         _remove_key(vault, key)

@@ -21,6 +21,7 @@ from lakehouse.core.errors import IntegrityError, SettingsError
 
 FORMAT_VERSION = 1
 SETS = "sets/"
+ROSTER = "roster/"
 PLAN, FILES, MANIFEST, COMPLETE, PRUNED = "plan.json", "files.jsonl.gz", "manifest.json", "COMPLETE", "PRUNED"
 
 
@@ -232,6 +233,13 @@ def complete_ids(vault: Vault) -> list[str]:
 def require_known(vault: Vault, set_id: str) -> str:
     """A complete set by its id, or the newest one for ''. Raises :class:`SettingsError` where there is none."""
     there = complete_ids(vault)
+    lost = sorted({key.removeprefix(ROSTER) for key in vault.keys(ROSTER)} - set(there))
+    if set_id in lost or (lost and not there):
+        raise IntegrityError(
+            f"backup set {set_id or lost[-1]} was complete once, and is gone",
+            where=vault.store.where(set_key(set_id or lost[-1], COMPLETE)),
+            todo="bring the objects below this prefix back, from versions of the bucket or its replica",
+        )
     if not there:
         raise SettingsError("there is no complete backup set", todo="make one with `lakehouse backup create`")
     if set_id and set_id not in there:

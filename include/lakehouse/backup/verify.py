@@ -18,6 +18,7 @@ from lakehouse.backup.create import landed_files
 from lakehouse.backup.iceberg import Kind, references
 from lakehouse.backup.places import Places
 from lakehouse.backup.records import Damage, Verification
+from lakehouse.backup.roster import lost
 from lakehouse.backup.sets import (
     COMPLETE,
     FILES,
@@ -70,8 +71,9 @@ def verify(
         look.damages.append(_unusable(vault, set_id, error))
     else:
         _Walk(look, found, files).run()
+    others = lost(vault, public_key, set_id, is_whole=share.of == 1)
     return Verification(
-        set_id, at.isoformat(), str(share), look.files, look.read, look.read_bytes, tuple(look.sorted_damages())
+        set_id, at.isoformat(), str(share), look.files, look.read, look.read_bytes, look.sorted_damages(), others
     )
 
 
@@ -101,7 +103,7 @@ class _Look:
         except IntegrityError:
             return None, "it is missing"
         self._count(len(body))
-        return body, _difference(stored, len(body), hashlib.sha256(body).hexdigest())
+        return body, difference(stored, len(body), hashlib.sha256(body).hexdigest())
 
     def problem(self, stored: Stored, *, is_read: bool) -> str:
         """What is wrong with an object, '' if nothing: by all its bytes, or by what the server says of it."""
@@ -116,7 +118,7 @@ class _Look:
         except IntegrityError:
             return "it is missing"
         self._count(size)
-        return _difference(stored, size, sha256)
+        return difference(stored, size, sha256)
 
     def good_version(self, stored: Stored) -> str:
         """The version that was stored, if the server has it and it is whole; '' where there is none."""
@@ -127,11 +129,11 @@ class _Look:
                 sha256, size = hashed(stream)
         except IntegrityError:
             return ""
-        return "" if _difference(stored, size, sha256) else stored.version
+        return "" if difference(stored, size, sha256) else stored.version
 
-    def sorted_damages(self) -> list[Damage]:
+    def sorted_damages(self) -> tuple[Damage, ...]:
         """In the order of keys."""
-        return sorted(self.damages, key=lambda damage: (damage.key, damage.problem))
+        return tuple(sorted(self.damages, key=lambda damage: (damage.key, damage.problem)))
 
     def _by_head(self, stored: Stored) -> str:
         head = self.vault.head(stored.key)
@@ -151,7 +153,8 @@ class _Look:
             self.told("verifying", self.files, self.read_bytes)
 
 
-def _difference(stored: Stored, size: int, sha256: str) -> str:
+def difference(stored: Stored, size: int, sha256: str) -> str:
+    """How bytes of this size and hash differ from those that were stored; '' where they do not."""
     if size != stored.size_bytes:
         return f"it has {size} bytes, {stored.size_bytes} were stored"
     return "" if sha256 == stored.sha256 else "its bytes are not those that were stored"

@@ -161,6 +161,15 @@ def verify(
     else:
         typer.echo("".join(f"{key}: what was stored is on top again\n" for key in laid), nl=False)
         _say_verified(record)
+    if record.others:
+        sets = sorted({damage.key.split("/")[1] for damage in record.others})
+        raise IntegrityError(
+            f"{len(sets)} other sets are lost; {len(record.damages)} files of this one are missing or damaged",
+            where=", ".join(sets),
+            untouched="this set" if record.is_good else "",
+            todo="bring their documents back from versions of the bucket; `lakehouse backup prune` strikes out what is "
+            "gone for good; `lakehouse backup create` stores damaged files of this one anew",
+        )
     if not record.is_good:
         raise IntegrityError(
             f"{len(record.damages)} files of {record.set_id} are missing or damaged",
@@ -247,7 +256,7 @@ def _verified(records: list[Verification]) -> str:
 
 
 def _say_verified(record: Verification) -> None:
-    for damage in record.damages[:_MOST]:
+    for damage in (*record.others, *record.damages)[:_MOST]:
         typer.echo(f"{damage.key} ({damage.kind}): {damage.problem}")
         typer.echo(f"  of {damage.uri or 'the set itself'}; hurts {', '.join(damage.tables) or 'no table'}")
         if damage.snapshots:

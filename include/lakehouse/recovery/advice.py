@@ -1,0 +1,82 @@
+"""What to do about damage that has no good copy: in words, with the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from lakehouse.backup.sets import BackupSet
+from lakehouse.core.errors import LakehouseError
+from lakehouse.recovery.lakefiles import LakeFiles
+from lakehouse.recovery.report import LakeDamage, Point
+
+_METADATA = ".metadata.json"
+
+
+def advised(
+    damages: Sequence[LakeDamage],
+    whole: Mapping[str, Point | None],
+    files: LakeFiles,
+    newest: BackupSet | None,
+) -> tuple[LakeDamage, ...]:
+    """The same damages; those without a good copy say what else can be done."""
+    return tuple(each if each.copy else replace(each, todo=_todo(each, whole, files, newest)) for each in damages)
+
+
+def _todo(damage: LakeDamage, whole: Mapping[str, Point | None], files: LakeFiles, newest: BackupSet | None) -> str:
+    if damage.kind == "metadata":
+        return _about_metadata(damage, files, newest)
+    if damage.kind == "landed":
+        return "land the file again from its source: the same bytes get the same name"
+    if damage.kind == "log":
+        return "no set has this entry: write nothing to this source before it is back, and never renumber"
+    if damage.kind == "statistics":
+        return "queries do without it; `lakehouse maintain` makes statistics anew"
+    if not any(hurt.is_current for hurt in damage.hurts):
+        return "only former snapshots need it: what the tables say now is whole"
+    return "; ".join(_about_table(table, whole.get(table), newest) for table in damage.tables)
+
+
+def _about_table(table: str, point: Point | None, newest: BackupSet | None) -> str:
+    if point is not None:
+        return (
+            f"the newest whole snapshot of {table} is {point.snapshot_id} of {point.at[:19]}: "
+            f"`lakehouse rollback {table} --to {point.snapshot_id}`"
+        )
+    if newest is not None and any(each.table == table for each in newest.manifest.tables):
+        return f"no snapshot of {table} is whole; backup set {newest.id} has the table"
+    return f"no snapshot of {table} is whole and no set has it: `lakehouse replay {table}` makes it anew"
+
+
+def _about_metadata(damage: LakeDamage, files: LakeFiles, newest: BackupSet | None) -> str:
+    """The newest former metadata file that is whole: the one thing for which a folder is listed."""
+    former = newest_former(damage.uri, files)
+    if former:
+        return f"the newest former metadata file that is whole is {former}: the table can be registered from it"
+    names = " ".join(damage.tables)
+    if newest is not None and any(each.table in damage.tables for each in newest.manifest.tables):
+        return f"backup set {newest.id} has {names} as it was"
+    return f"nothing else says where the files of {names} are"
+
+
+def newest_former(uri: str, files: LakeFiles) -> str:
+    """The last written metadata file beside one that is lost, that can be read; '' if there is none."""
+    store, key = files.store(uri)
+    folder = key.rpartition("/")[0] + "/"
+    there = [found for found in store.list_after(folder) if found.key.endswith(_METADATA) and found.key != key]
+    for found in sorted(there, key=lambda each: (str(each.modified_at), each.key), reverse=True):
+        if _is_whole(files, f"s3://{store.bucket}/{found.key}"):
+            return f"s3://{store.bucket}/{found.key}"
+    return ""
+
+
+def _is_whole(files: LakeFiles, uri: str) -> bool:
+    try:
+        with files.reading(uri) as body:
+            document = json.loads(body.data) if body else {}
+        current = document.get("current-snapshot-id")
+        lists = [each["manifest-list"] for each in document["snapshots"] if each["snapshot-id"] == current]
+        return all(files.head(each) is not None for each in lists)
+    except (ValueError, KeyError, TypeError, LakehouseError):
+        return False
