@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lakehouse.cli.plan import IfSeen
-from lakehouse.cli.show import rows_grid
+from lakehouse.cli.show import ranges, rows_grid
 from lakehouse.core.actor import user_name
 from lakehouse.core.clock import SystemClock, moment
 from lakehouse.core.errors import LakehouseError, SettingsError, TableBusy
@@ -375,18 +375,7 @@ def _batch_lines(undoing: Undoing) -> Iterator[str]:
         (undoing.drops, "will be taken out by the next run, as was decided or landed since"),
     ):
         if numbers:
-            yield f"  batches {_ranges(numbers)} {words}"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in few words: 3, 5-9."""
-    parts: list[tuple[int, int]] = []
-    for number in numbers:
-        if parts and parts[-1][1] == number - 1:
-            parts[-1] = (parts[-1][0], number)
-        else:
-            parts.append((number, number))
-    return ", ".join(f"#{low}" if low == high else f"#{low}-{high}" for low, high in parts)
+            yield f"  batches {ranges(numbers)} {words}"
 
 
 def _downstream(current: Settings, plan: Rollback) -> Iterator[str]:
