@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,14 @@ ROWS = 1_000
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a process took from its start to its end."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
 class Lake:
     """The stack that is measured, and how its program is started."""
 
@@ -57,13 +66,15 @@ class Lake:
         self.catalog.load_table(str(table)).append(rows, snapshot_properties=summary)
         return int(read_head(self.catalog, table).snapshot_id or 0)
 
-    def say(self, *words: object) -> tuple[float, str]:
-        """Run a command as a person does; its seconds and what it printed."""
-        began = time.perf_counter()
+    def say(self, *words: object) -> tuple[Cost, str]:
+        """Run a command as a person does; what it took and what it printed."""
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [LAKEHOUSE, *map(str, words)], env=self.environment, check=True, capture_output=True, text=True
         )
-        return time.perf_counter() - began, done.stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Cost(time.perf_counter() - began, used), done.stdout
 
 
 def main() -> None:
@@ -83,14 +94,14 @@ def main() -> None:
             subprocess.run([LAKEHOUSE, "down"], check=True)
 
 
-def measure(rounds: int, publications: list[int], tables: int) -> dict[tuple[str, int], list[float]]:
-    """Seconds of every round, by command and number of publications."""
+def measure(rounds: int, publications: list[int], tables: int) -> dict[tuple[str, int], list[Cost]]:
+    """Costs of every round, by command and number of publications."""
     settings = load_settings()
     lake = Lake(open_catalog(settings), ObjectStore.open(settings), dict(os.environ))
     lake.catalog.create_tables()
     for number in range(tables):
         lake.publish(TableName("gold", f"other_{number}"), 1)
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, int], list[Cost]] = {}
     landed = 0
     for count in sorted(publications):
         heads = []
@@ -103,13 +114,15 @@ def measure(rounds: int, publications: list[int], tables: int) -> dict[tuple[str
                 landed = number
             heads.append(lake.publish(TABLE, number))
         for _ in range(rounds):
-            for what, seconds in one_round(lake, heads).items():
-                found.setdefault((what, count), []).append(seconds)
-                print(f"{what:22} {count:5} publications {seconds:6.2f} s", flush=True)
+            for what, cost in one_round(lake, heads).items():
+                found.setdefault((what, count), []).append(cost)
+                print(
+                    f"{what:22} {count:5} publications {cost.seconds:6.2f} s {cost.cpu_seconds:5.2f} CPU-s", flush=True
+                )
     return found
 
 
-def one_round(lake: Lake, heads: list[int]) -> dict[str, float]:
+def one_round(lake: Lake, heads: list[int]) -> dict[str, Cost]:
     """Back, and back again; dropped, and there again. Each is checked."""
     middle, last = heads[len(heads) // 2], heads[-1]
     back, said = lake.say("rollback", TABLE, "--to", middle, "--yes", "--json")
@@ -130,15 +143,16 @@ def _require(holds: Callable[[], bool]) -> None:
         raise SystemExit("the command did not do what it is measured for")
 
 
-def report(found: Mapping[tuple[str, int], list[float]]) -> None:
+def report(found: Mapping[tuple[str, int], list[Cost]]) -> None:
     """Medians as a table; ends with 1 where one is over its bound."""
     late = False
-    print("\n| command | publications | median s | slowest s | bound s |\n|---|---|---|---|---|")
-    for (what, count), seconds in sorted(found.items()):
+    print("\n| command | publications | median s | slowest s | median CPU s | bound s |\n|---|---|---|---|---|---|")
+    for (what, count), costs in sorted(found.items()):
         bound = BOUND_SECONDS.get(what.partition(",")[0])
-        median = statistics.median(seconds)
+        seconds = [cost.seconds for cost in costs]
+        median, used = statistics.median(seconds), statistics.median(cost.cpu_seconds for cost in costs)
         late |= bound is not None and median > bound
-        print(f"| {what} | {count} | {median:.2f} | {max(seconds):.2f} | {bound or '-'} |")
+        print(f"| {what} | {count} | {median:.2f} | {max(seconds):.2f} | {used:.2f} | {bound or '-'} |")
     if late:
         raise SystemExit("a command is slower than it may be")
 

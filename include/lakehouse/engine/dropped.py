@@ -13,9 +13,8 @@ from urllib.parse import urlparse
 
 from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
-from lakehouse.core.settings import Settings
+from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.lock import table_locks
-from lakehouse.engine.orphans import places
 from lakehouse.engine.pointer import is_fork, read_document
 from lakehouse.ledger.points import rows_of
 from lakehouse.ledger.references import snapshot_references
@@ -78,7 +77,7 @@ class Warehouse:
 
     def dropped(self, only: TableName | None = None) -> list[Dropped]:
         """What was dropped and can be brought back, the last changed first."""
-        stand = {location for location, names in places(self.catalog).items() if not all(map(is_fork, names))}
+        stand = folders_that_stand(self.catalog)
         found = [self._last(name, place) for name, place in self._folders(only) if place not in stand]
         return sorted(filter(None, found), key=lambda one: one.updated_at, reverse=True)
 
@@ -179,7 +178,7 @@ class Warehouse:
             raise _not_its(name, metadata_location, f"it is of a table at {location}")
         if _is_guarded(document):
             raise _not_its(name, metadata_location, "it is of a rebuild that was never published")
-        if any(not is_fork(each) for each in places(self.catalog).get(location, ())):
+        if location in folders_that_stand(self.catalog):
             raise _not_its(name, metadata_location, f"the table at {location} stands under another name")
         return self.read(name, metadata_location)
 
@@ -223,6 +222,24 @@ class Warehouse:
                 raise _stands(dropped.table)
             locks.check()
             register(self.catalog, dropped.table, dropped.metadata_location)
+
+
+def folders_that_stand(catalog: Any) -> set[str]:
+    """Where the tables of the catalog lie, by where their metadata files do: one question, whatever their number."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
+
+    pointers = "SELECT table_namespace, table_name, metadata_location FROM iceberg_tables WHERE catalog_name = :catalog"
+    try:
+        with reaching("list the tables"), catalog.engine.connect() as connection:
+            rows = connection.execute(text(pointers), {"catalog": CATALOG}).all()
+    except ProgrammingError:  # the catalog's own tables do not exist before Spark's first commit
+        return set()
+    return {
+        location.rpartition("/metadata/")[0]
+        for namespace, name, location in rows
+        if namespace != "ops" or not is_fork(TableName(namespace, name))
+    }
 
 
 def register(catalog: Catalog, name: TableName, metadata_location: str) -> None:
