@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from lakehouse.core.actor import user_name
 from lakehouse.core.errors import ConcurrentCommit, IntegrityError, LakehouseError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
@@ -93,7 +94,8 @@ def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> Non
             raise _replaced(fork)
         base = read_document(lake.catalog, fork.base)
         snapshot = loaded.current_snapshot()
-        note = _note(base, fork.base_snapshot, snapshot.snapshot_id if snapshot else 0, attempt, now)
+        after = snapshot.snapshot_id if snapshot else 0
+        note = _note(base, fork.base_snapshot, after, attempt, now) | {"by": user_name(lake.settings)}
         document = read_document(lake.catalog, loaded.metadata_location)
         entered, source = _entered(document, base, note), loaded.metadata_location
         swaps.append(write_document(lake.catalog, fork.table, fork.base, source, entered))
@@ -102,8 +104,9 @@ def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> Non
     failpoint("rebuild.after_swap", *(fork.table for fork in forks))
 
 
-def _entered(document: Document, base: Document, note: str) -> Document:
-    return {**document, "properties": unguarded(document, base) | {REBUILD_PROPERTY: note}}
+def _entered(document: Document, base: Document, note: Document) -> Document:
+    said = json.dumps(note, separators=(",", ":"))
+    return {**document, "properties": unguarded(document, base) | {REBUILD_PROPERTY: said}}
 
 
 def unguarded(document: Document, base: Document) -> dict[str, str]:
@@ -112,12 +115,12 @@ def unguarded(document: Document, base: Document) -> dict[str, str]:
     return properties | {key: value for key, value in base["properties"].items() if key == _GUARD}
 
 
-def _note(base: Document, before: int, after: int, attempt: str, now: datetime) -> str:
+def _note(base: Document, before: int, after: int, attempt: str, now: datetime) -> Document:
     """All that it takes to go back."""
     layout = {key: base[key] for key in _LAYOUT}
     metrics = {key: value for key, value in base["properties"].items() if key.startswith(METRICS_PROPERTY)}
     value = {"attempt": attempt, "at": now.isoformat(), "before": before, "after": after, "layout": layout}
-    return json.dumps({**value, "metrics": metrics}, separators=(",", ":"))
+    return {**value, "metrics": metrics}
 
 
 def rebuild_note(lake: Lake, table: TableName) -> Mapping[str, Any] | None:
