@@ -16,7 +16,7 @@ from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.orphans import places
-from lakehouse.engine.pointer import FORK_PREFIX, read_document
+from lakehouse.engine.pointer import is_fork, read_document
 from lakehouse.ledger.points import rows_of
 from lakehouse.ledger.references import snapshot_references
 from lakehouse.ledger.store import ObjectInfo, ObjectStore
@@ -77,7 +77,7 @@ class Warehouse:
 
     def dropped(self, only: TableName | None = None) -> list[Dropped]:
         """What was dropped and can be brought back, the last changed first."""
-        stand = {location for location, names in places(self.catalog).items() if not all(map(_is_fork, names))}
+        stand = {location for location, names in places(self.catalog).items() if not all(map(is_fork, names))}
         found = []
         for name, location in self._folders(only):
             if location not in stand and (metadata := self._last_metadata(location)):
@@ -214,10 +214,6 @@ def register(catalog: Catalog, name: TableName, metadata_location: str) -> None:
         stands = load_table(catalog, name)
         if stands is None or stands.metadata_location != metadata_location:
             raise (_stands(name) if isinstance(error, TableAlreadyExistsError) else error) from None
-
-
-def _is_fork(name: TableName) -> bool:
-    return name.namespace == "ops" and name.name.startswith(FORK_PREFIX)
 
 
 def _written(file: ObjectInfo) -> tuple[datetime, str]:

@@ -186,6 +186,11 @@ class House:
             self._manifests = Manifests(table.io)
         return self._manifests
 
+    @property
+    def manifests_read(self) -> int:
+        """How many manifests it took to see all that was asked so far."""
+        return self._manifests.read if self._manifests else 0
+
     def needs(self, name: TableName) -> Needs:
         """What a table needs now."""
         table = load_table(self.catalog, name)
