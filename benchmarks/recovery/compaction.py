@@ -229,6 +229,9 @@ def simulate(lake: Lake, days: int) -> bool:
         for name, story in stories.items():
             count(lake, name, story, counted[name])
             if (day + 1) % FRESH_EVERY == 0:
+                print(
+                    f"day {day + 1}: {name} has {len(layout_of(lake, name).files)} files", file=sys.stderr, flush=True
+                )
                 story.worst = max(story.worst, cost(layout_of(lake, name)) / cost(layout_of(lake, fresh(lake, name))))
     print(f"\n{days} days in {time.perf_counter() - began:.0f} s, {upkeep:.0f} s of them upkeep")
     columns = ("files", "worst cost", "scan time", "came MB", "written anew", "commits", "manifests", "look s")
