@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -13,7 +12,7 @@ from tests.backup_lake import SmallLake, catalog_at, content_of, make_lake
 
 from lakehouse.core.clock import FixedClock
 from lakehouse.recovery.choose import Wanted
-from lakehouse.recovery.restore import RestorePlan, Restored, carry_out, plan_restore, undo
+from lakehouse.recovery.restore import Restored, RestorePlan, carry_out, plan_restore, undo
 from lakehouse.recovery.target import Target
 
 
