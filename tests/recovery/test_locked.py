@@ -249,7 +249,9 @@ def test_prune_keeps_what_was_verified_and_says_what_is_locked(
     late = replace(pruner, now=lake.now + timedelta(days=400))
     plan = plan_prune(late, NOTHING, public_key)
     assert made.id in plan.going and second.id not in plan.going and third.id not in plan.going
-    run_prune(late, plan)
+    assert run_prune(late, plan) == len(plan.objects)
+    with pytest.raises(SettingsError, match="is locked"):
+        late.delete(stored_of(lake, made)[0])
     assert {made.id, second.id, third.id} <= set(complete_ids(lake.vault))
 
 

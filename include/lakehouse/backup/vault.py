@@ -11,7 +11,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from lakehouse.core.errors import IntegrityError
+from botocore.exceptions import ClientError
+
+from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
 from lakehouse.ledger.store import ContentMismatch, ObjectStore, Reader, Taken
 
@@ -23,6 +25,7 @@ WHOLE_BYTES = 32 * 1024 * 1024
 PART_BYTES = 16 * 1024 * 1024
 _MOST_PARTS = 9_000
 _CHUNK_BYTES = 1024 * 1024
+_LOCKED = ("InvalidRequest", "ObjectLocked")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed")
 
 
@@ -102,7 +105,7 @@ class Vault:
 
     def versions(self, key: str) -> list[str]:
         """Every version of a key that the server has, newest first; none in a bucket without versions."""
-        pages = self._version_pages(Prefix=key) if self.has_versions else iter(())
+        pages = self._version_pages(key) if self.has_versions else iter(())
         return [_known(each["VersionId"]) for page in pages for each in page.get("Versions", []) if each["Key"] == key]
 
     @contextmanager
@@ -192,9 +195,23 @@ class Vault:
             return self.put_stream(key, stream, size_bytes, anew=True)
 
     def delete(self, stored: Stored) -> None:
-        """Remove an object for good: the version that was stored."""
+        """Remove the version that was stored, for good. Raises :class:`SettingsError` where that is refused."""
         delete = partial(self.store.client.delete_object, Bucket=self.store.bucket, Key=stored.key)
-        self.store.ask(stored.key, lambda: delete(**_version(stored.version)))
+
+        def act() -> None:
+            try:
+                delete(**_version(stored.version))
+            except ClientError as error:  # MinIO has no code of its own for a lock, AWS refuses access
+                if error.response.get("Error", {}).get("Code") not in _LOCKED:
+                    raise
+                raise SettingsError(
+                    "the object is locked",
+                    where=self.store.where(stored.key),
+                    untouched="the object",
+                    todo="wait until its lock has passed",
+                ) from None
+
+        self.store.ask(stored.key, act)
 
     def keys(self, prefix: str) -> list[str]:
         """The keys below a prefix: which sets there are is the one thing that a listing is asked."""
@@ -204,15 +221,17 @@ class Vault:
         """The names of what lies directly below a prefix, also of what was marked as deleted."""
         if not self.has_versions:
             return self.store.folders(prefix)
-        pages = self._version_pages(Prefix=prefix, Delimiter="/")
+        pages = self._version_pages(prefix, "/")
         found = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", [])]
         return [name.removeprefix(prefix).rstrip("/") for name in found]
 
-    def _version_pages(self, **wanted: str) -> Iterator[dict[str, Any]]:
+    def _version_pages(self, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
         pages = iter(
-            self.store.client.get_paginator("list_object_versions").paginate(Bucket=self.store.bucket, **wanted)
+            self.store.client.get_paginator("list_object_versions").paginate(
+                Bucket=self.store.bucket, Prefix=prefix, Delimiter=delimiter
+            )
         )
-        while page := self.store.ask(wanted["Prefix"], lambda: next(pages, None)):
+        while page := self.store.ask(prefix, lambda: next(pages, None)):
             yield cast(dict[str, Any], page)
 
     @property

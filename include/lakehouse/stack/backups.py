@@ -36,8 +36,11 @@ def is_external(settings: Settings) -> bool:
 def launch(settings: Settings, kept: Credentials, program: Path) -> Launch:
     """How to start it."""
     data, secrets, lock_days = identity(settings).data, kept.backups, settings.backup_lock_days
-    place = lambda port: Place(_endpoint(port), settings.s3_region, _bucket(settings), lock_days, secrets)  # noqa: E731
     certificates = settings.home / "minio-certs"
+
+    def make_ready(port: int) -> None:
+        backup_access.make(Place(_endpoint(port), settings.s3_region, _bucket(settings), lock_days, secrets))
+
     return Launch(
         wanted_port=settings.backup_s3_port,
         remembered_port=credentials.remembered_backup_port(settings.home),
@@ -47,7 +50,7 @@ def launch(settings: Settings, kept: Credentials, program: Path) -> Launch:
         command=lambda port: minio.command(program, data, port, ports.any_free(), certificates),
         environment=minio.environment(secrets.root_key_id, secrets.root_secret),
         is_ready=lambda port: ports.is_answered(ports.LOOPBACK, port),
-        make_ready=lambda port: backup_access.make(place(port)),
+        make_ready=make_ready,
         start_seconds=60.0,
     )
 
