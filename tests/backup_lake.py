@@ -237,6 +237,8 @@ def add_position_deletes(lake: SmallLake, name: str, positions: tuple[int, ...])
     document["snapshots"].append(added)
     document |= {"current-snapshot-id": new_id, "last-sequence-number": sequence}
     document["refs"]["main"]["snapshot-id"] = new_id
+    document["snapshot-log"].append({"timestamp-ms": added["timestamp-ms"], "snapshot-id": new_id})
+    document["last-updated-ms"] = max(document["last-updated-ms"], added["timestamp-ms"])
     document["metadata-log"] = [
         *document.get("metadata-log", []),
         {"timestamp-ms": document["last-updated-ms"], "metadata-file": table.metadata_location},

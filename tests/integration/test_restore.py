@@ -9,33 +9,40 @@ import random
 import signal
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
 from tests.backup_lake import SmallLake, content_of
-from tests.integration.test_pipeline_order import KINDS
+from tests.integration.pipeline import fingerprints, land_files, run
+from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, write
 
 from lakehouse.backup.create import create
 from lakehouse.backup.signing import new_key, public_key_of
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import ConcurrentCommit, IntegrityError, SettingsError, TableBusy
 from lakehouse.core.names import TableName
-from lakehouse.core.settings import Settings
+from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.engine.lock import table_locks
+from lakehouse.engine.upkeep import Budget, House
 from lakehouse.ledger import store
+from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.log import read_log
+from lakehouse.ledger.references import references
 from lakehouse.ledger.retention_lock import restoring
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import catalog_tables, open_catalog
+from lakehouse.ledger.watermark import catalog_tables, load_table, open_catalog, read_head
 from lakehouse.recovery.choose import Wanted
 from lakehouse.recovery.restore import Restored, RestorePlan, carry_out, drop, plan_restore, undo
 from lakehouse.recovery.target import Target
 
 if TYPE_CHECKING:
-    pass
+    from tests.servers import NewLake
+
+    from lakehouse.engine.publish import Lake
 
 CLOCK = SystemClock()
 EVERYTHING = Wanted(everything=True)
@@ -275,3 +282,96 @@ def copy_bucket(lake: SmallLake, bucket: str) -> None:
     backups = ObjectStore.of_backups(lake.settings)
     for found in list(backups.list_after("")):
         lake.s3.put_object(Bucket=bucket, Key=found.key, Body=backups.get(found.key))
+
+
+@pytest.fixture
+def lake(new_lake: NewLake) -> Lake:
+    """An empty lake with Spark, and a bucket for backups."""
+    made = new_lake()
+    return type(made)(made.spark, with_backups(made.settings))
+
+
+def day(lake: Lake, folder: Path, chance: random.Random, place: int) -> None:
+    """A day lands and runs."""
+    write(folder, "slice", UNITS[place], make_content(chance, "slice")[UNITS[place]])
+    land_files(lake, [SOURCE], folder)
+    run(lake, [SOURCE])
+
+
+def published(lake: Lake) -> dict[str, int]:
+    """How far each table has consumed the source, and that no batch is in bronze twice."""
+    bronze = lake.table(SOURCE.bronze_table)
+    twice = bronze.groupBy("_batch", "_source_file", "_record").count().where("count > 1")
+    assert twice.isEmpty()
+    names = [SOURCE.bronze_table, *(SOURCE.silver_table(name) for name in SOURCE.tables)]
+    return {str(name): read_head(lake.catalog, name).consumed(SOURCE.name).through for name in names}
+
+
+def test_a_restored_lake_goes_on_by_itself(
+    lake: Lake, new_settings: Callable[[], Settings], tmp_path: Path, chance: random.Random
+) -> None:
+    """Deletion vectors, a view; everything goes to the set, the next run catches up, and nothing is in twice."""
+    day(lake, tmp_path, chance, 0)
+    fed = f"{CATALOG}.ops.with_vectors"
+    lake.spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.ops")
+    lake.spark.sql(
+        f"CREATE TABLE {fed} (n bigint) USING iceberg TBLPROPERTIES ('format-version'='3',"
+        " 'write.delete.mode'='merge-on-read')"
+    )
+    lake.spark.sql(f"INSERT INTO {fed} SELECT id FROM range(0, 1000, 1, 1)")
+    lake.spark.sql(f"DELETE FROM {fed} WHERE n % 7 = 0")
+    lake.spark.sql(f"CREATE VIEW {CATALOG}.ops.seen AS SELECT count(*) AS rows FROM {fed}")
+    then, rows = fingerprints(lake, [SOURCE]), lake.spark.table(f"{CATALOG}.ops.seen").collect()
+    create(lake.settings, CLOCK)
+    day(lake, tmp_path, chance, 1)
+    day(lake, tmp_path, chance, 2)
+    now, through = fingerprints(lake, [SOURCE]), published(lake)
+    lake.spark.sql(f"DROP VIEW {CATALOG}.ops.seen")
+    lake.spark.sql(f"DROP TABLE {fed}")
+    assert now != then
+    done = restore(lake.settings)
+    assert fingerprints(lake, [SOURCE]) == then
+    assert lake.spark.table(f"{CATALOG}.ops.seen").collect() == rows
+    assert set(published(lake).values()) == {1} and set(through.values()) == {3}
+    run(lake, [SOURCE])
+    assert fingerprints(lake, [SOURCE]) == now and published(lake) == through
+    run(lake, [SOURCE])
+    assert fingerprints(lake, [SOURCE]) == now
+    upkeep_removes_nothing_that_is_kept(lake, now)
+    undo(Target.of(lake.settings), restore=done.id)
+    assert fingerprints(lake, [SOURCE]) == now and published(lake) == through
+
+    new = new_settings().model_copy(
+        update={name: getattr(lake.settings, name) for name in ("backup_bucket", "backup_signing_key")}
+    )
+    restore(new)
+    session = lake.spark.newSession()
+    for key, value in catalog_conf(new).items():
+        session.conf.set(key, value)
+    session.conf.set("spark.sql.defaultCatalog", CATALOG)
+    moved = type(lake)(session, new)
+    assert fingerprints(moved, [SOURCE]) == then
+    assert session.table(f"{CATALOG}.ops.seen").collect() == rows
+    run(moved, [SOURCE])  # only what the set has landed
+    assert fingerprints(moved, [SOURCE]) == then
+
+
+def upkeep_removes_nothing_that_is_kept(lake: Lake, now: dict[str, str]) -> None:
+    """Half a year later, upkeep of the restored tables leaves the files that the kept ones need."""
+    later = House(lake.settings, lake.catalog, CLOCK.now() + timedelta(days=180))
+    before = objects_of(lake.settings)
+    names = later.tables(())
+    assert not [name for name in names if is_kept(name.namespace, name.name)]
+    for name in names:
+        later.expire(name, Budget())
+        later.remove_orphans(name, Budget())
+    gone = before - objects_of(lake.settings)
+    kept = [name for name in catalog_tables(lake.catalog) if is_kept(name.namespace, name.name)]
+    named = {file for name in kept if (found := load_table(lake.catalog, name)) for file in references(found)}
+    assert named and not gone & named
+    assert fingerprints(lake, [SOURCE]) == now
+
+
+def objects_of(settings: Settings) -> set[str]:
+    warehouse = ObjectStore.open(settings, settings.warehouse_bucket)
+    return {warehouse.where(found.key) for found in warehouse.list_after("")}

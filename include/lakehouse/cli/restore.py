@@ -77,7 +77,7 @@ def restore(
     if not as_json:
         for line in _plan_lines(plan):
             typer.echo(line)
-    goes = not is_dry_run and not plan.is_empty
+    goes = not is_dry_run and (is_thorough or not plan.is_empty)
     if goes and not yes:
         typer.confirm("Restore?", abort=True, err=as_json)
     done = _carry_out(plan, place, console) if goes else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from lakehouse.backup.iceberg import metadata_references
 from lakehouse.backup.places import Places
 from lakehouse.backup.sets import BackedUp, BackupSet, Entry, Files, complete_ids, load_set, require_known
-from lakehouse.backup.vault import Vault
+from lakehouse.backup.vault import Stored, Vault
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.engine.pointer import is_fork
@@ -61,12 +62,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Aim:
-    """A table as it is to be: its metadata, byte for byte from the set or as of an earlier snapshot of it."""
+    """A table as it is to be: its metadata, byte for byte from the set or as of an earlier snapshot of it.
+
+    ``metadata`` says where that belongs, ``refs`` what it names.
+    """
 
     table: TableName
     kind: str
     found: BackupSet = field(repr=False)
-    location: str
+    metadata: Entry = field(repr=False)
     body: bytes = field(repr=False)
     snapshot: int | None
     rows: int | None
@@ -136,13 +140,14 @@ class Choice:
         target = as_of(document, snapshot)
         entry = self.files(found)[each.metadata]
         if target is document:
-            body, location, refs = self._body(found, each), each.metadata, entry.refs
+            body, refs = self._body(found, each), entry.refs
         else:
             body = dump(target)
-            location = name_beside(each.metadata, body)
             refs = tuple(dict.fromkeys(reference.uri for reference in metadata_references(dict(target))))
+            stored = Stored("", len(body), hashlib.sha256(body).hexdigest())
+            entry = Entry(name_beside(each.metadata, body), "metadata", stored, refs=refs)
         rows = 0 if each.kind == "VIEW" else rows_of(target, snapshot)
-        return Aim(TableName.parse(each.table), each.kind, found, location, body, snapshot, rows, refs)
+        return Aim(TableName.parse(each.table), each.kind, found, entry, body, snapshot, rows, refs)
 
     def _at(self, wanted: Wanted, at: datetime) -> Iterator[tuple[TableName, Aim]]:
         """Each table out of the oldest set after the moment that still knows it, else the newest before it."""

@@ -68,7 +68,7 @@ def companion_head(document: Document, snapshot_id: int | None, companion: Docum
     known = {entry["snapshot-id"] for entry in companion.get("snapshot-log") or []} & there.keys()
     for head in sorted(known, key=lambda each: -there[each]["sequence-number"]):
         if not undone & set(_attempts(companion, head)):
-            return head
+            return int(head)
     if known or companion.get("snapshots"):
         raise NotKnown
     return None

@@ -35,6 +35,7 @@ from lakehouse.recovery.target import Target
 _LEVELS: tuple[Kind, ...] = ("manifest", "manifest_list")
 _LOOKED_INTO: tuple[Kind, ...] = (*_LEVELS, "metadata")
 _NAMES_OTHERS: tuple[Kind, ...] = (*_LOOKED_INTO, "view", "position_deletes", "deletion_vector")
+_FORMER: tuple[Kind, ...] = ("former_metadata", "metadata")  # among the files of a table: of its log, not needed
 _NAMED = 20
 _PLACE_PARTS = {"warehouse": 3, "landing": 2}
 
@@ -109,14 +110,14 @@ class Bringing:
         for level in upper.values():
             self._level(level)
 
-    def bring_metadata(self, uri: str, kind: str, body: bytes) -> Whole:
+    def bring_metadata(self, entry: Entry, body: bytes) -> Whole:
         """A table's metadata file, or a view's, that was read and perhaps made anew."""
-        if not self.relocation.is_same:
-            if kind == "VIEW":
-                body = rewrite_view(body, self.relocation)
-            else:
-                body = rewrite_metadata(body, self.relocation, lambda each: self._move(each)[0], is_guarded=False)
-        return self._put(uri, body)
+        if self.relocation.is_same:
+            return self._put(entry.uri, body)
+        if entry.kind == "view":
+            return self._put(entry.uri, rewrite_view(body, self.relocation))
+        moved = rewrite_metadata(body, self.relocation, lambda each: self._move(each)[0], is_guarded=False)
+        return self._put(entry.uri, moved)
 
     def bring_logs(self, entries: Iterable[Entry]) -> None:
         """Entries of logs, the last ones first: until all are there, a log has a gap, and nobody appends to it.
@@ -202,7 +203,7 @@ class Bringing:
     def _bring(self, entry: Entry) -> None:
         if self.relocation.is_same or entry.kind not in _NAMES_OTHERS:
             self._bring_as_it_is(entry)
-        elif entry.kind != "former_metadata":
+        elif entry.kind not in _FORMER:
             body = self._good(entry)
             if body is not None:
                 self._put(entry.uri, self._rewritten(entry, body))
@@ -225,7 +226,7 @@ class Bringing:
         if not (is_there and self._is_whole(entry, bucket, key)):
             failpoint("restore.before_copy", entry.uri)
             if not self._copy(entry, bucket, key, anew=is_there):
-                if entry.kind != "former_metadata":  # nothing needs it
+                if entry.kind not in _FORMER:
                     self.faults.append(self._where(entry))
                 return
             failpoint("restore.after_copy", entry.uri)
@@ -300,14 +301,17 @@ class Bringing:
         return f"{self.vault.store.where(entry.copy.key)} (of {entry.uri})"
 
     def _put(self, uri: str, body: bytes) -> Whole:
-        """Store a file that was made anew; the same bytes may be there already."""
+        """Store a file that was made anew, unless the same bytes are there already."""
         bucket, key = self.relocation.place(uri)
-        digest = hashlib.sha256(body).hexdigest()
-        failpoint("restore.before_copy", uri)
-        self._put_at(self._bucket(bucket), key, body, digest, anew=False)
-        failpoint("restore.after_copy", uri)
-        self._count(len(body))
-        done = Whole(f"s3://{bucket}/{key}", digest, len(body))
+        done = Whole(f"s3://{bucket}/{key}", hashlib.sha256(body).hexdigest(), len(body))
+        is_there = (bucket, key) in self.there
+        if not is_there or self._live(done.uri) != body:
+            failpoint("restore.before_copy", uri)
+            self._put_at(self._bucket(bucket), key, body, done.sha256, anew=is_there)
+            failpoint("restore.after_copy", uri)
+            self._count(len(body))
+            if is_there:
+                self.replaced.append(done.uri)
         self.whole[uri] = done
         return done
 

@@ -17,7 +17,6 @@ from datetime import datetime
 from typing import Any
 
 from lakehouse.backup.copying import Told, in_threads
-from lakehouse.backup.iceberg import Kind
 from lakehouse.backup.sets import Entry
 from lakehouse.backup.signing import public_key_of
 from lakehouse.backup.vault import Vault
@@ -130,8 +129,8 @@ class RestorePlan:
 
     @property
     def token(self) -> str:
-        """The same as long as the restore would do the same to tables: what is missing of them changes nothing."""
-        moves = [[str(t.table), t.from_snapshot, t.was != t.becomes, t.becomes, t.aim.found.id] for t in self.tables]
+        """The same as long as the restore would do the same to tables. Which files are missing changes nothing."""
+        moves = [[str(t.table), t.from_snapshot, t.moves, t.becomes] for t in self.tables]
         return hashlib.sha256(json.dumps([moves, self.wanted.everything]).encode()).hexdigest()[:16]
 
     @property
@@ -210,9 +209,9 @@ def plan_restore(
     logs, landed = _logs(choice, what)
     relocation = place.relocation(places_of(aims[0].found if aims else choice.newest()))
     _require_one_place(aims)
-    files = [*needed.values(), *logs, *landed]
-    there = sizes_there(place, relocation, files) if files else {}
-    lacks = [entry for entry in needed.values() if is_missing(entry, relocation, there)]
+    heads = [aim.metadata for aim in aims]
+    there = sizes_there(place, relocation, [*heads, *needed.values(), *logs, *landed])
+    lacks = [entry for entry in (*heads, *needed.values()) if is_missing(entry, relocation, there)]
     lacks_logs, lacks_landed = ([e for e in part if is_missing(e, relocation, there)] for part in (logs, landed))
     tables = in_threads(lambda aim: _table_plan(place, aim, rows.get(aim.table)), aims)
     wrong = [relocation.place(e.uri) for e in (*lacks, *lacks_landed) if relocation.place(e.uri) in there]
@@ -255,7 +254,7 @@ def carry_out(
         _bring_logs(work, plan)
         failpoint("restore.after_logs")
         work.bring(plan.needed.values())
-        heads = [(work.bring_metadata(t.aim.location, t.aim.kind, t.aim.body), _kind(t.aim.kind)) for t in plan.tables]
+        heads = [(work.bring_metadata(t.aim.metadata, t.aim.body), t.aim.metadata.kind) for t in plan.tables]
         failpoint("restore.after_files")
         told("verifying", 0, 0)
         work.verify(heads)
@@ -294,7 +293,7 @@ def _require_one_place(aims: Sequence[Aim]) -> None:
 
 
 def _table_plan(place: Target, aim: Aim, row: Row | None) -> TablePlan:
-    becomes = place.relocation(places_of(aim.found)).moved(aim.location)
+    becomes = place.relocation(places_of(aim.found)).moved(aim.metadata.uri)
     if row is None:
         return TablePlan(aim, "", becomes, None, None, is_readable=False)
     document = _read_live(place, row.metadata_location)
@@ -385,10 +384,6 @@ def _bring_logs(work: Bringing, plan: RestorePlan) -> None:
     """What landed first, then the entries that name it."""
     work.bring(plan.landed)
     work.bring_logs(plan.logs)
-
-
-def _kind(kind: str) -> Kind:
-    return "view" if kind == "VIEW" else "metadata"
 
 
 def _swap(place: Target, now: datetime, plan: RestorePlan) -> dict[TableName, TableName]:
