@@ -1,4 +1,4 @@
-"""``lakehouse backup``: create, list, show, verify, prune, key."""
+"""``lakehouse backup``: create, list, show, verify, prune, key; and from `cli.drill`: status, drill."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from lakehouse.cli.drill import drill, status
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import IntegrityError
 from lakehouse.core.settings import Settings, settings
@@ -30,7 +31,7 @@ _MOST = 50
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     group = typer.Typer(help="Back the whole lake up, and see that the backups are whole.", no_args_is_help=True)
-    for command in (create, list_sets, show, verify, prune, key):
+    for command in (create, list_sets, show, status, verify, drill, prune, key):
         group.command("list" if command is list_sets else command.__name__)(command)
     app.add_typer(group, name="backup")
 

@@ -95,6 +95,14 @@ class Settings(BaseSettings):
         "", description="The public part, for machines that check and restore; default: that of the signing key."
     )
 
+    backup_rpo_minutes: int = Field(
+        15, ge=1, description="Goal: how old the last complete backup set may be at any time."
+    )
+    backup_rto_minutes: int = Field(
+        240, ge=1, description="Goal: how long it may take to restore everything, as drills measure it."
+    )
+    backup_drill_days: int = Field(8, ge=1, description="Goal: how old the last good drill may be.")
+
     s3_port: int = Field(0, description="Port for the S3 server that `up` starts; 0 means any free one.")
 
     dags: Path = Field(PROJECT_ROOT / "dags", description="The folder of the DAG files, beside `include`.")
