@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -53,13 +54,15 @@ class Lake:
 
     catalog: Any
     store: ObjectStore
+    warehouse: str
     environment: Mapping[str, str]
 
     def publish(self, table: TableName, number: int, source: str = SOURCE) -> int:
         """One publication that has consumed one batch more; returns its snapshot."""
         if not self.catalog.table_exists(str(table)):
             self.catalog.create_namespace_if_not_exists(table.namespace)
-            self.catalog.create_table(str(table), schema=SCHEMA)
+            place = f"{self.warehouse}/{table.namespace}/{table.name}-{uuid.uuid4().hex}"  # as Spark's catalog has it
+            self.catalog.create_table(str(table), schema=SCHEMA, location=place)
         stamp = Stamp(f"a{number}", inputs={source: Consumed(number)}).to_json()
         rows = pa.table({"id": range(ROWS), "city": [f"city {number}"] * ROWS}, SCHEMA)
         summary = {STAMP_PROPERTY: stamp, ATTEMPT_PROPERTY: f"a{number}"}
@@ -97,7 +100,7 @@ def main() -> None:
 def measure(rounds: int, publications: list[int], tables: int) -> dict[tuple[str, int], list[Cost]]:
     """Costs of every round, by command and number of publications."""
     settings = load_settings()
-    lake = Lake(open_catalog(settings), ObjectStore.open(settings), dict(os.environ))
+    lake = Lake(open_catalog(settings), ObjectStore.open(settings), settings.warehouse, dict(os.environ))
     lake.catalog.create_tables()
     for number in range(tables):
         lake.publish(TableName("gold", f"other_{number}"), 1)
