@@ -15,6 +15,7 @@ from lakehouse.backup.sets import LogEnds, Plan, Pointer
 from lakehouse.core.clock import Clock
 from lakehouse.core.settings import CATALOG
 from lakehouse.ledger.decisions import decision_log
+from lakehouse.ledger.kept import KEPT_PROPERTY, is_kept
 from lakehouse.ledger.log import landing_log
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import reaching
@@ -57,8 +58,10 @@ def _read_catalog(engine: Engine) -> tuple[tuple[Pointer, ...], tuple[tuple[str,
     pointers = sorted(
         (row["table_namespace"], row["table_name"], row.get("iceberg_type") or "TABLE", row["metadata_location"])
         for row in rows
+        if not is_kept(row["table_namespace"], row["table_name"])
     )
     known = sorted((row["namespace"], row["property_key"], row["property_value"] or "") for row in spaces)
+    known = [each for each in known if not each[1].startswith(KEPT_PROPERTY)]
     return tuple(Pointer(*each) for each in pointers), tuple(known)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lakehouse.backup.avro_edit import AvroRecords, read_records, write_records
-from lakehouse.backup.places import Places
+from lakehouse.backup.places import Moves
 
 Kind = Literal[
     "metadata",
@@ -104,8 +104,15 @@ def references(kind: Kind, data: bytes) -> list[Reference]:
     return []
 
 
-def rewrite_metadata(data: bytes, places: Places, lists: Callable[[str], str]) -> bytes:
-    """A table's metadata file for its copy. Whoever registers it must not remove the copy's files."""
+def rewrite_view(data: bytes, places: Moves) -> bytes:
+    """A view's metadata file for its copy: it names no file but its own place."""
+    document: Document = json.loads(data)
+    document["location"] = places.moved(document["location"])
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def rewrite_metadata(data: bytes, places: Moves, lists: Callable[[str], str], *, is_guarded: bool = True) -> bytes:
+    """A table's metadata file for its copy. With ``is_guarded``, whoever registers it must not remove files."""
     document: Document = json.loads(data)
     document["location"] = places.moved(document["location"])
     for snapshot in document.get("snapshots") or []:
@@ -118,7 +125,7 @@ def rewrite_metadata(data: bytes, places: Places, lists: Callable[[str], str]) -
         name: (places.moved_text(value) or value) if name.startswith("write.") else value
         for name, value in (document.get("properties") or {}).items()
     }
-    document["properties"] = {**properties, "gc.enabled": "false"}
+    document["properties"] = properties | ({"gc.enabled": "false"} if is_guarded else {})
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -131,7 +138,7 @@ def rewrite_list(data: bytes, move: Move) -> bytes:
     return write_records(file, _LIST)
 
 
-def rewrite_manifest(data: bytes, places: Places, move: Move) -> bytes:
+def rewrite_manifest(data: bytes, places: Moves, move: Move) -> bytes:
     """A manifest whose files are the copies."""
     file = read_records(data, _ENTRY)
     if any(record["data_file"].get("content", 0) for record in file.records):
@@ -141,7 +148,7 @@ def rewrite_manifest(data: bytes, places: Places, move: Move) -> bytes:
     return write_records(file, _ENTRY)
 
 
-def _rewrite_deletes(file: AvroRecords, places: Places, move: Move) -> bytes:
+def _rewrite_deletes(file: AvroRecords, places: Moves, move: Move) -> bytes:
     for record in file.records:
         data_file = record["data_file"]
         _move_file(data_file, move)
@@ -158,7 +165,7 @@ def _move_file(file: Document, move: Move) -> None:
         file["referenced_data_file"], _ = move(file["referenced_data_file"])
 
 
-def _move_bounds(bounds: list[Document], places: Places) -> Iterator[Document]:
+def _move_bounds(bounds: list[Document], places: Moves) -> Iterator[Document]:
     """Bounds may be cut short. One that begins in no place of ours says nothing about the copies, and is left out."""
     for bound in bounds:
         if bound["key"] != _PATH_FIELD:

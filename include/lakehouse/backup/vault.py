@@ -26,6 +26,10 @@ _CHUNK_BYTES = 1024 * 1024
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed")
 
 
+class OtherBytes(IntegrityError):
+    """Under a key that is written once, there are other bytes."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """An object of the vault, as it was when it was stored.
@@ -177,7 +181,7 @@ class Vault:
         found = self.head(mine.key)
         is_same = found is not None and found.size_bytes == mine.size_bytes
         if found is None or not is_same or not self._has(found, mine):
-            raise IntegrityError(
+            raise OtherBytes(
                 "the backup has other bytes under this key",
                 where=self.store.where(mine.key),
                 untouched="what is there; the set is not complete",

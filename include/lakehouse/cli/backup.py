@@ -179,12 +179,12 @@ def prune(
     """
     from lakehouse.backup.prune import Policy, plan_prune, run_prune
     from lakehouse.backup.signing import public_key_of
-    from lakehouse.ledger.retention_lock import writing_backups
+    from lakehouse.ledger.retention_lock import pruning_backups
 
     current = settings()
     current.require_servers()
     policy = Policy(hours, daily, weekly, monthly, yearly)
-    with writing_backups(current):
+    with pruning_backups(current):
         vault = _vault()
         with Console(stderr=True).status("looking at the sets"):
             plan = plan_prune(vault, policy, public_key_of(current))

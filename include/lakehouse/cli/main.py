@@ -22,6 +22,7 @@ from lakehouse.cli import (
     quality,
     query,
     replay,
+    restore,
     run,
     sample,
     stack,
@@ -55,6 +56,7 @@ for area in (
     dropped,
     quality,
     backup,
+    restore,
     contract,
 ):
     area.register(app)

@@ -17,6 +17,7 @@ from lakehouse.core.settings import Settings
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.orphans import places
 from lakehouse.engine.pointer import FORK_PREFIX, read_document
+from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.points import rows_of
 from lakehouse.ledger.references import snapshot_references
 from lakehouse.ledger.store import ObjectInfo, ObjectStore
@@ -77,7 +78,7 @@ class Warehouse:
 
     def dropped(self, only: TableName | None = None) -> list[Dropped]:
         """What was dropped and can be brought back, the last changed first."""
-        stand = {location for location, names in places(self.catalog).items() if not all(map(_is_fork, names))}
+        stand = {location for location, names in places(self.catalog).items() if not all(map(_is_copy, names))}
         found = []
         for name, location in self._folders(only):
             if location not in stand and (metadata := self._last_metadata(location)):
@@ -216,8 +217,9 @@ def register(catalog: Catalog, name: TableName, metadata_location: str) -> None:
             raise (_stands(name) if isinstance(error, TableAlreadyExistsError) else error) from None
 
 
-def _is_fork(name: TableName) -> bool:
-    return name.namespace == "ops" and name.name.startswith(FORK_PREFIX)
+def _is_copy(name: TableName) -> bool:
+    is_rebuild = name.namespace == "ops" and name.name.startswith(FORK_PREFIX)
+    return is_rebuild or is_kept(name.namespace, name.name)
 
 
 def _written(file: ObjectInfo) -> tuple[datetime, str]:

@@ -33,6 +33,7 @@ from lakehouse.engine.pointer import (
     swap,
     write_document,
 )
+from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.log import OBJECTS, read_log
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import BRANCH_PREFIX, catalog_tables, load_table, open_catalog
@@ -136,7 +137,7 @@ class Leftovers:
 
     def _branches(self, holders: Mapping[int, str]) -> Iterator[Leftover]:
         for name in catalog_tables(self.catalog):
-            table = None if is_fork(name) else load_table(self.catalog, name)
+            table = None if is_fork(name) or is_kept(name.namespace, name.name) else load_table(self.catalog, name)
             for branch, ref in sorted(table.metadata.refs.items()) if table else ():
                 if table and branch.startswith(BRANCH_PREFIX):
                     state, why = self._branch_state(table, ref, holders.get(lock_number(name), ""))

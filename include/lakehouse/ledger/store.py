@@ -88,6 +88,18 @@ def _client(
     )
 
 
+def _client_of(settings: Settings, *, signs_payloads: bool | None = None) -> S3Client:
+    secret = settings.s3_secret_access_key.get_secret_value()
+    return _client(
+        settings.s3_endpoint,
+        settings.s3_region,
+        settings.s3_access_key_id,
+        secret,
+        settings.s3_timeout_seconds,
+        signs_payloads,
+    )
+
+
 class Reader(Protocol):
     """Whatever can be read in pieces."""
 
@@ -109,11 +121,13 @@ class ObjectStore:
     @classmethod
     def open(cls, settings: Settings, bucket: str | None = None) -> ObjectStore:
         """The bucket (default: the landing bucket) on the server that the settings name. Opens no connection yet."""
-        secret = settings.s3_secret_access_key.get_secret_value()
-        client = _client(
-            settings.s3_endpoint, settings.s3_region, settings.s3_access_key_id, secret, settings.s3_timeout_seconds
-        )
-        return cls(client, bucket or settings.landing_bucket, settings.s3_timeout_seconds)
+        return cls(_client_of(settings), bucket or settings.landing_bucket, settings.s3_timeout_seconds)
+
+    @classmethod
+    def for_copies(cls, settings: Settings) -> ObjectStore:
+        """The landing bucket, for whoever announces the SHA-256 of every body: it is not hashed again to be signed."""
+        client = _client_of(settings, signs_payloads=False)
+        return cls(client, settings.landing_bucket, settings.s3_timeout_seconds)
 
     @classmethod
     def of_backups(cls, settings: Settings) -> ObjectStore:
