@@ -4,8 +4,9 @@
 
 Makes a lake without a JVM on servers of its own (PostgreSQL and two MinIO), and in each round, with backups empty
 again: a bare copy of all objects and a full backup, in turn first; a bare download of what the set holds and a
-verification of every byte; an increment of 1% new bytes, and one of nothing. Everything in this one warm process, with
-as many threads. Needs three times the size on disk, and removes it.
+verification of every byte; an increment of 1% new bytes, and one of nothing; and, with the lake's buckets empty, a bare
+copy back and a full restore. Everything in this one warm process, with as many threads. Needs four times the size on
+disk, and removes it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from lakehouse.backup.signing import public_key_of
 from lakehouse.backup.vault import Vault
 from lakehouse.backup.verify import Share, verify
 from lakehouse.core.clock import SystemClock
+from lakehouse.recovery.choose import Wanted
+from lakehouse.recovery.restore import carry_out, plan_restore
 from servers import BARE, Stand, stand
 
 _UNITS = {"MB": 10**6, "GB": 10**9}
@@ -106,7 +109,27 @@ class Rounds:
         self.lake.grow(int(self.size_bytes * _NEW_SHARE))
         self._take("increment of 1%", lambda: sets.append(self._create()))
         self._take("increment of nothing", lambda: sets.append(self._create()))
+        self._bring_back(number, sets[-1])
         print(f"round {number + 1}: {_line(sets)}", flush=True)
+
+    def _bring_back(self, number: int, made: BackupSet) -> None:
+        """The copies of a set to where nothing is: bare ones into a bucket of their own."""
+        self.lake.empty()
+        bucket = self.place.settings.backup_bucket
+        entries = made.files().values()
+        copies = [((bucket, entry.copy.key), (BARE, entry.copy.key)) for entry in entries]
+        back: Mapping[str, Callable[[], object]] = {
+            "bare copy back": lambda: bare.copy(self.to_backups, self.from_lake, copies),
+            "full restore": self._restore,
+        }
+        self.lake.make_bucket(BARE)
+        self._in_turn(number, back)
+        self.lake.remove_bucket(BARE)
+
+    def _restore(self) -> None:
+        plan = plan_restore(self.place.settings, SystemClock(), Wanted(everything=True))
+        done = carry_out(self.place.settings, SystemClock(), plan)
+        assert done.copied.files == plan.copy.files + plan.missing_logs.files + plan.missing_landed.files > 0
 
     def _in_turn(self, number: int, parts: Mapping[str, Callable[[], object]]) -> None:
         """Each part once; every other round in the other order."""
@@ -155,6 +178,7 @@ def report(rounds: Rounds) -> None:
     print("\nmedians of the rounds' ratios, with the least and the greatest:")
     _ratio("full backup / bare copy", wall["full backup"], wall["bare copy"], "at most 1.3")
     _ratio("speed of verify / bare download", wall["bare download"], wall["verify --all"], "at least 0.8")
+    _ratio("full restore / bare copy back", wall["full restore"], wall["bare copy back"], "at most 1.3")
     allowed = [0.05 * full + INCREMENT_SECONDS for full in wall["full backup"]]
     _ratio("increment / (5% of full + 3 s)", wall["increment of 1%"], allowed, "at most 1")
 

@@ -71,6 +71,27 @@ class Lake:
             for found in store.in_bucket(bucket).list_after("")
         ]
 
+    def empty(self) -> None:
+        """Nothing is left in the lake's buckets; its catalog stays."""
+        for bucket in (self.settings.warehouse_bucket, self.settings.landing_bucket):
+            self._clear(bucket)
+
+    def make_bucket(self, name: str) -> None:
+        """A further bucket on the lake's server."""
+        ObjectStore.open(self.settings).client.create_bucket(Bucket=name)
+
+    def remove_bucket(self, name: str) -> None:
+        """Remove it with all that it has."""
+        self._clear(name)
+        ObjectStore.open(self.settings).client.delete_bucket(Bucket=name)
+
+    def _clear(self, bucket: str) -> None:
+        store = ObjectStore.open(self.settings, bucket)
+        keys = [{"Key": found.key} for found in store.list_after("")]
+        for start in range(0, len(keys), 1000):
+            batch: Any = {"Objects": keys[start : start + 1000], "Quiet": True}
+            store.client.delete_objects(Bucket=bucket, Delete=batch)
+
     def _sizes(self, total: int, least: int, most: int) -> list[int]:
         """Sizes between two limits; what is left below the least one is a file of its own."""
         sizes: list[int] = []
