@@ -114,7 +114,7 @@ def show(set_id: SetId = "", as_json: Json = False) -> None:
     typer.echo(f"{manifest.id}: cut at {manifest.cut_at}, complete at {manifest.finished_at}")
     grid = Grid()
     for column in ("table", "rows", "files", "size", "snapshot", "content", "register to read in place"):
-        grid.add_column(column, overflow="fold", no_wrap=column == "content")
+        grid.add_column(column, overflow="fold", no_wrap=column in ("table", "content"))
     for table in manifest.tables:
         rows = "unknown" if table.rows is None else f"{table.rows:,}"
         snapshot = "none" if table.snapshot_id is None else str(table.snapshot_id)
