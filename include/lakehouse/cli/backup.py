@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 SetId = Annotated[str, typer.Argument(metavar="[SET]", help="A set, as `list` names it; default: the newest.")]
 _MOST = 50
+_DIGITS = 8
 
 
 def register(app: typer.Typer) -> None:
@@ -99,7 +100,10 @@ def list_sets(as_json: Json = False) -> None:
 
 
 def show(set_id: SetId = "", as_json: Json = False) -> None:
-    """Say what a set holds of each table, and the file that a catalog registers to read it in place."""
+    """Say what a set holds of each table, and the file that a catalog registers to read it in place.
+
+    `content` is the beginning of the content's fingerprint: equal ones are the same files, byte for byte.
+    """
     from lakehouse.backup.sets import load_set, require_known
     from lakehouse.backup.signing import public_key_of
 
@@ -110,12 +114,12 @@ def show(set_id: SetId = "", as_json: Json = False) -> None:
         return
     typer.echo(f"{manifest.id}: cut at {manifest.cut_at}, complete at {manifest.finished_at}")
     grid = Grid()
-    for column in ("table", "rows", "files", "size", "snapshot", "register to read in place"):
-        grid.add_column(column, overflow="fold")
+    for column in ("table", "rows", "files", "size", "snapshot", "content", "register to read in place"):
+        grid.add_column(column, overflow="fold", no_wrap=column in ("table", "content"))
     for table in manifest.tables:
         rows = "unknown" if table.rows is None else f"{table.rows:,}"
         snapshot = "none" if table.snapshot_id is None else str(table.snapshot_id)
-        counts = (rows, f"{table.files:,}", decimal(table.size_bytes), snapshot)
+        counts = (rows, f"{table.files:,}", decimal(table.size_bytes), snapshot, table.content_fingerprint[:_DIGITS])
         grid.add_row(escape(table.table), *counts, escape(table.query_metadata or table.kind.lower()))
     Console().print(grid)
     for source, ends in manifest.sources.items():
