@@ -6,6 +6,7 @@ way round, too: with each of them switched off, the same matrix fails.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 from tests.recovery.damage import HOWS, KINDS, World, backup_store, fill, spoiled, unnamed
+from typer.testing import CliRunner
 
 from lakehouse.backup import verify as verification
 from lakehouse.backup.roster import lost
@@ -30,6 +32,8 @@ from lakehouse.backup.sets import (
 )
 from lakehouse.backup.signing import new_key, public_key_of
 from lakehouse.backup.vault import Stored
+from lakehouse.cli import fsck as commands
+from lakehouse.cli.main import app
 from lakehouse.core.errors import IntegrityError
 from lakehouse.recovery import fsck
 from lakehouse.recovery.memory import PREFIX, Memory
@@ -171,6 +175,26 @@ def test_below_a_document_that_is_lost_everywhere_the_set_says_what_was_there(wo
         found = {damage.uri: damage for damage in report.damages}
         assert found.keys() == {manifest, entry.refs[0]}
         assert newest(world).id in found[manifest].hidden and found[entry.refs[0]].hurts
+
+
+def test_the_commands(world: World, chance: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "settings", lambda: world.lake.settings)
+    call = lambda *words: CliRunner().invoke(app, [*words])  # noqa: E731
+    changes = world.choose("deletion_vector", "flipped", chance)
+    (uri,) = changes
+    with world.damaged(changes):
+        told = call("fsck", "ops.vectors", "--json")
+        assert getattr(told.exception, "exit_code", None) == 7
+        (found,) = json.loads(told.stdout)["damages"]
+        assert (found["uri"], found["repair"]) == (uri, "lakehouse repair ops.vectors")
+        planned = call("repair", "ops.vectors", "--dry-run")
+        assert planned.exit_code == 0 and uri in planned.stdout and world.now(uri) == changes[uri]
+        done = call("repair", "ops.vectors", "--yes", "--json")
+        assert done.exit_code == 0 and [each["uri"] for each in json.loads(done.stdout)["repaired"]] == [uri]
+        assert world.now(uri) == world.bodies[uri]
+    whole = call("fsck", "--all")
+    assert whole.exit_code == 0 and "0 damaged" in whole.stdout
+    assert "Nothing is to be repaired" in call("repair").stdout
 
 
 OFF: dict[str, tuple[Callable[[pytest.MonkeyPatch], Any], str, str]] = {

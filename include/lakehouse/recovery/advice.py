@@ -28,7 +28,7 @@ def _todo(damage: LakeDamage, whole: Mapping[str, Point | None], files: LakeFile
     if damage.kind == "metadata":
         return _about_metadata(damage, files, newest)
     if damage.kind == "landed":
-        return "land the file again from its source: the same bytes get the same name"
+        return f"put the source's file in its place, whose SHA-256 is {damage.sha256}; bronze keeps what it has read"
     if damage.kind == "log":
         return "no set has this entry: write nothing to this source before it is back, and never renumber"
     if damage.kind == "statistics":

@@ -6,6 +6,7 @@ backups, or in the landing bucket where there is none.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -92,7 +93,7 @@ class _Mender:
     def of(cls, settings: Settings, now: datetime, told: Told) -> _Mender:
         landing = ObjectStore.open(settings)
         near = Vault.open(settings, now) if settings.backup_bucket else Vault(landing, 0, now)
-        return cls(LakeFiles(landing, Places.of(settings)), near, f"{now:%Y%m%dT%H%M%SZ}", told)
+        return cls(LakeFiles(landing, Places.of(settings)), near, f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}", told)
 
     def mend(self, damage: LakeDamage) -> Mended:
         """Bring one file back. The server checks the hash of what it gets, and then it is read again."""
