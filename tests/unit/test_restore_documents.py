@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import pytest
 
+from lakehouse.backup.iceberg import read_document, write_document
 from lakehouse.recovery.documents import (
     NotKnown,
     as_of,
     companion_head,
     current_of,
-    dump,
     head_at,
     name_beside,
     rows_of,
@@ -110,9 +111,20 @@ def test_rows() -> None:
 
 
 def test_the_same_bytes_have_the_same_name() -> None:
-    body = dump(table(1))
+    body = write_document(table(1))
     first = name_beside("s3://w/t/metadata/00007-abc.metadata.json", body)
     assert first == name_beside("s3://w/t/metadata/00007-abc.metadata.json", body)
     assert first.startswith("s3://w/t/metadata/00008-") and first.endswith(".metadata.json")
     assert first != name_beside("s3://w/t/metadata/00007-abc.metadata.json", body + b" ")
     assert name_beside("s3://w/t/metadata/v.metadata.json", body).startswith("s3://w/t/metadata/00000-")
+
+
+def test_a_document_stays_compressed() -> None:
+    packed = gzip.compress(b'{"a": "\xc3\xa9"}')
+    assert read_document(packed) == {"a": "\u00e9"}
+    assert read_document(write_document({"b": 1}, packed)) == {"b": 1}
+    assert write_document({"b": 1}, packed)[:2] == packed[:2] and write_document({"b": 1}) == b'{"b":1}'
+    assert write_document({"b": 1}, packed) == write_document({"b": 1}, packed)
+    for broken in (packed[:9], packed[:4] + b"x" * 20, b"{"):
+        with pytest.raises(ValueError):
+            read_document(broken)

@@ -19,6 +19,7 @@ from lakehouse.backup.iceberg import (
     Document,
     Kind,
     Reference,
+    read_document,
     references,
     rewrite_list,
     rewrite_manifest,
@@ -342,7 +343,7 @@ class _Build:
             described = replace(same, query_metadata=query, files=files[0], size_bytes=files[1])
         else:
             body = self.bodies.get(entry.uri) or self.vault.body(entry.copy)
-            described = _described(pointer, json.loads(body), query, *files)
+            described = _described(pointer, read_document(body), query, *files)
         if pointer.kind == "VIEW":
             return described
         content = content_fingerprint(self.entries, entry.uri, described.snapshot_id)

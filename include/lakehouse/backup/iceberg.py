@@ -5,9 +5,11 @@ Read as documents and as raw records, not through a model: of format versions 1 
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,6 +46,7 @@ _ENTRY_WITH_BOUNDS = {
     "data_file": {**_ENTRY["data_file"], **dict.fromkeys(_BOUNDS, True)},  # type: ignore[dict-item]
 }
 _PUFFIN = b"PFA1"
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,21 @@ class Reference:
     size_bytes: int | None = None
     snapshot_id: int | None = None
     is_needed: bool = True
+
+
+def read_document(data: bytes) -> Document:
+    """A metadata file of a table or a view. Iceberg compresses those of views, and others where it is told to."""
+    try:
+        document: Document = json.loads(gzip.decompress(data) if data.startswith(_GZIP) else data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from None
+    return document
+
+
+def write_document(document: Document, like: bytes = b"") -> bytes:
+    """The same the other way round, compressed if that one is: the name of the file says so, and stays."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return gzip.compress(text, mtime=0) if like.startswith(_GZIP) else text
 
 
 def metadata_references(document: Document) -> Iterator[Reference]:
@@ -97,7 +115,7 @@ def file_kind(file: Document) -> Kind:
 def references(kind: Kind, data: bytes) -> list[Reference]:
     """What a file of this kind names. Raises :class:`ValueError` where it cannot be read."""
     if kind == "metadata":
-        return list(metadata_references(json.loads(data)))
+        return list(metadata_references(read_document(data)))
     if kind == "manifest_list":
         return list(list_references(data))
     if kind == "manifest":
@@ -107,14 +125,14 @@ def references(kind: Kind, data: bytes) -> list[Reference]:
 
 def rewrite_view(data: bytes, places: Moves) -> bytes:
     """A view's metadata file for its copy: it names no file but its own place."""
-    document: Document = json.loads(data)
+    document = read_document(data)
     document["location"] = places.moved(document["location"])
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return write_document(document, data)
 
 
 def rewrite_metadata(data: bytes, places: Moves, lists: Callable[[str], str], *, is_guarded: bool = True) -> bytes:
     """A table's metadata file for its copy. With ``is_guarded``, whoever registers it must not remove files."""
-    document: Document = json.loads(data)
+    document = read_document(data)
     document["location"] = places.moved(document["location"])
     for snapshot in document.get("snapshots") or []:
         snapshot["manifest-list"] = lists(snapshot["manifest-list"])
@@ -127,7 +145,7 @@ def rewrite_metadata(data: bytes, places: Moves, lists: Callable[[str], str], *,
         for name, value in (document.get("properties") or {}).items()
     }
     document["properties"] = properties | ({"gc.enabled": "false"} if is_guarded else {})
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return write_document(document, data)
 
 
 def rewrite_list(data: bytes, move: Move) -> bytes:

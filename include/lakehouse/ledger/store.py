@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 16
 PART_BYTES = 16 * 1024 * 1024
 _MOST_PARTS = 9_000
-_ABSENT = ("404", "NoSuchKey", "NotFound")
+_ABSENT = ("404", "NoSuchKey", "NoSuchVersion", "NotFound")
 _TAKEN = ("412", "PreconditionFailed")
 _CONFLICT = ("409", "ConditionalRequestConflict")
 _DAMAGED = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from lakehouse.backup.iceberg import metadata_references
+from lakehouse.backup.iceberg import metadata_references, read_document, write_document
 from lakehouse.backup.places import Places
 from lakehouse.backup.sets import BackedUp, BackupSet, Entry, Files, complete_ids, load_set, require_known
 from lakehouse.backup.vault import Stored, Vault
@@ -24,7 +23,6 @@ from lakehouse.recovery.documents import (
     as_of,
     companion_head,
     current_of,
-    dump,
     head_at,
     name_beside,
     rows_of,
@@ -142,7 +140,7 @@ class Choice:
         if target is document:
             body, refs = self._body(found, each), entry.refs
         else:
-            body = dump(target)
+            body = write_document(dict(target))
             refs = tuple(dict.fromkeys(reference.uri for reference in metadata_references(dict(target))))
             stored = Stored("", len(body), hashlib.sha256(body).hexdigest())
             entry = Entry(name_beside(each.metadata, body), "metadata", stored, refs=refs)
@@ -209,7 +207,7 @@ class Choice:
 
     def _document(self, found: BackupSet, each: BackedUp) -> Document:
         if each.metadata not in self._documents:
-            self._documents[each.metadata] = json.loads(self._body(found, each))
+            self._documents[each.metadata] = read_document(self._body(found, each))
         return self._documents[each.metadata]
 
     def _body(self, found: BackupSet, each: BackedUp) -> bytes:

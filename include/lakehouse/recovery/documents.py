@@ -6,7 +6,6 @@ be read as before.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -135,11 +134,6 @@ def name_beside(location: str, body: bytes) -> str:
     following = int(number) + 1 if number.isdigit() else 0
     mark = uuid.uuid5(uuid.NAMESPACE_URL, f"{location}\n{body.decode()}")
     return f"{folder}/{following:05d}-{mark}.metadata.json"
-
-
-def dump(document: Document) -> bytes:
-    """A document as it is stored."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _snapshots(document: Document) -> dict[int, Document]:

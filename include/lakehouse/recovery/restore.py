@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from lakehouse.backup.copying import Told, in_threads
+from lakehouse.backup.iceberg import read_document
 from lakehouse.backup.sets import Entry
 from lakehouse.backup.signing import public_key_of
 from lakehouse.backup.vault import Vault
@@ -307,10 +308,9 @@ def _table_plan(place: Target, aim: Aim, row: Row | None) -> TablePlan:
 def _read_live(place: Target, location: str) -> Document | None:
     bucket, _, key = location.partition("://")[2].partition("/")
     try:
-        document: Document = json.loads(place.in_bucket(bucket).get(key))
+        return read_document(place.in_bucket(bucket).get(key))
     except (IntegrityError, SettingsError, ValueError):  # lost, its bucket lost, or damaged
         return None
-    return document
 
 
 def _namespaces(aims: Sequence[Aim], what: Wanted) -> tuple[tuple[str, str, str], ...]:
