@@ -128,18 +128,6 @@ def test_a_flipped_bit_is_found_where_the_format_has_a_checksum(
         assert unnamed(unbacked, "flipped", kind, chance, unbacked.check) == []
 
 
-def test_versions_of_the_lakes_own_bucket_repair_it(unbacked: World, chance: random.Random) -> None:
-    client, bucket = unbacked.client, unbacked.lake.settings.warehouse_bucket
-    unbacked.check()
-    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    for how in HOWS:
-        changes = unbacked.choose("data", how, chance)
-        with unbacked.damaged(changes):
-            done = unbacked.repair()
-            assert {each.uri for each in done.mended} == changes.keys() and done.after.damages == ()
-            assert all("as an older version" in each.kept for each in done.mended if changes[each.uri] is not None)
-
-
 def test_without_a_copy_the_newest_whole_snapshot_is_named(unbacked: World) -> None:
     table = unbacked.lake.catalog.load_table("ops.positions")
     head, *former = sorted(table.snapshots(), key=lambda each: -each.timestamp_ms)
@@ -354,3 +342,16 @@ def replaced(world: World, key: str, body: bytes | None) -> Iterator[None]:
         yield
     finally:
         store.client.put_object(Bucket=store.bucket, Key=key, Body=before)
+
+
+def test_versions_of_the_lakes_own_bucket_repair_it(unbacked: World, chance: random.Random) -> None:
+    """The last test: what a bucket has kept stays in it, and would be a copy to the others."""
+    client, bucket = unbacked.client, unbacked.lake.settings.warehouse_bucket
+    unbacked.check()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for how in HOWS:
+        changes = unbacked.choose("data", how, chance)
+        with unbacked.damaged(changes):
+            done = unbacked.repair()
+            assert {each.uri for each in done.mended} == changes.keys() and done.after.damages == ()
+            assert all("as an older version" in each.kept for each in done.mended if changes[each.uri] is not None)

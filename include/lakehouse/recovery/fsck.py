@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -319,7 +319,8 @@ class Walk:
     def report(self, tables: int, share: str, notes: tuple[str, ...]) -> Report:
         """What was found, with the tables and snapshots that it hurts and where good copies are."""
         damaged = sorted((node for node in self.nodes.values() if node.problem), key=lambda node: node.uri)
-        found = in_threads(self._damage, damaged)
+        owners = {each.expected.sha256: each.uri for each in self.nodes.values() if each.expected} if damaged else {}
+        found = in_threads(lambda node: self._damage(node, owners), damaged)
         whole = {table: self._whole(table, found) for table in sorted({t for each in found for t in each.tables})}
         advice = advised(found, whole, self.files, self.known.newest)
         return Report(
@@ -336,24 +337,19 @@ class Walk:
             notes=notes,
         )
 
-    def _damage(self, node: Node) -> LakeDamage:
+    def _damage(self, node: Node, owners: Mapping[str, str]) -> LakeDamage:
         copy = node.copy or self.good_copy(node)
+        owner = owners.get(node.sha256, node.uri)
         return LakeDamage(
             uri=node.uri,
             kind=node.kind,
-            problem=node.problem + self._owner(node),
+            problem=node.problem + ("" if owner == node.uri else f"; they are those of {owner}"),
             expected_by=node.expected.by if node.expected else "",
             sha256=node.expected.sha256 if node.expected else "",
             hurts=tuple(sorted(set(self._hurt(node)), key=lambda hurt: (hurt.table, hurt.at, hurt.snapshot_id or 0))),
             copy=copy,
             hidden=node.hidden,
         )
-
-    def _owner(self, node: Node) -> str:
-        """Whose bytes these are, where files were exchanged."""
-        wanted = {each.expected.sha256: each.uri for each in self.nodes.values() if each.expected}
-        owner = wanted.get(node.sha256, node.uri)
-        return "" if owner == node.uri else f"; they are those of {owner}"
 
     def _hurt(self, node: Node) -> Iterator[Hurt]:
         """Up to whatever needs it: snapshots, else tables; for what landed, sources."""

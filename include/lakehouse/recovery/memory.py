@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from lakehouse.backup.vault import Vault
 from lakehouse.core.errors import IntegrityError
@@ -62,7 +63,7 @@ class Memory:
     def add(self, seen: Seen) -> None:
         """Remember a file. Threads need no lock: each file is looked at by one."""
         before = self.files.get(seen.uri)
-        if before is None or (before.sha256, before.etag) != (seen.sha256, seen.etag):
+        if before is None or (before.sha256 == seen.sha256 and before.etag != seen.etag):
             self._new[seen.uri] = seen
 
     def write(self, at: datetime) -> int:
@@ -97,4 +98,9 @@ def load(key: str, body: bytes) -> Iterator[Seen]:
             where=key,
             todo="use the version of the lakehouse that wrote it, or upgrade",
         )
-    return (Seen(*json.loads(line), said["at"]) for line in lines)
+    return (_seen(json.loads(line), said["at"]) for line in lines)
+
+
+def _seen(value: list[Any], at: str) -> Seen:
+    uri, size_bytes, sha256, etag = value
+    return Seen(uri, size_bytes, sha256, etag, at)
