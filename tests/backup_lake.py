@@ -224,7 +224,8 @@ def add_position_deletes(lake: SmallLake, name: str, positions: tuple[int, ...])
     with write_manifest_list(2, output, new_id, snapshot.snapshot_id, sequence, "deflate") as manifests:
         manifests.add_manifests([*snapshot.manifests(table.io), writer.to_manifest_file()])
     document = json.loads(metadata.model_dump_json(by_alias=True, exclude_none=True))
-    summary = {"operation": "delete", "total-records": "3", "total-position-deletes": str(len(positions))}
+    total = str(snapshot.summary["total-records"])
+    summary = {"operation": "delete", "total-records": total, "total-position-deletes": str(len(positions))}
     added = {
         "snapshot-id": new_id,
         "parent-snapshot-id": snapshot.snapshot_id,

@@ -36,7 +36,7 @@ def status(as_json: Json = False) -> None:
     from lakehouse.backup.vault import Vault
 
     current, now = settings(), SystemClock().now()
-    found = read_status(Vault.open(current, now), public_key_of(current), Limits.of(current), now)
+    found = read_status(Vault.open(current.as_backup_reader(), now), public_key_of(current), Limits.of(current), now)
     if as_json:
         typer.echo(found.to_json())
     else:

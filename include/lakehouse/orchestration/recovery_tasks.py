@@ -258,7 +258,8 @@ def _rows(value: int | None) -> str:
 
 def _fail_with_names(said: Any, last_lines: Sequence[str]) -> None:
     """Fail for good, with the damaged files where the answer has them."""
-    damages = said.get("damages", ()) if isinstance(said, Mapping) else ()
+    found = said if isinstance(said, Mapping) else {}
+    damages = [*found.get("damages", ()), *found.get("others", ())]
     names = [_damage(each) for each in damages[:_MOST]]
     more = [f"and {len(damages) - _MOST} more"] if len(damages) > _MOST else []
     raise AirflowFailException("\n".join([*names, *more, *last_lines]))
@@ -267,4 +268,5 @@ def _fail_with_names(said: Any, last_lines: Sequence[str]) -> None:
 def _damage(each: Mapping[str, Any]) -> str:
     what = each.get("key") or each.get("uri") or "a file"
     hurts = ", ".join(each.get("tables") or ()) or "no table"
-    return f"{what} ({each.get('kind', 'file')}): {each.get('problem', 'damaged')}; hurts {hurts}"
+    repair = f"; {each['repair']}" if each.get("repair") else ""
+    return f"{what} ({each.get('kind', 'file')}): {each.get('problem', 'damaged')}; hurts {hurts}{repair}"

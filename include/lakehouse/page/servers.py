@@ -68,7 +68,8 @@ class BackupPlace:
         from lakehouse.backup.vault import Vault
         from lakehouse.ledger.store import ObjectStore
 
-        vault = Vault(ObjectStore.of_backups(settings), 0, datetime.min.replace(tzinfo=UTC))
+        reader = settings.as_backup_reader()
+        vault = Vault(ObjectStore.of_backups(reader), 0, datetime.min.replace(tzinfo=UTC))
         return cls(vault, public_key_of(settings), Limits.of(settings))
 
     def status(self, now: datetime, seen: Seen) -> Status:
@@ -94,7 +95,7 @@ class Servers:
 
     @property
     def backups(self) -> BackupPlace | None:
-        """Asked for with the credentials of backups, which readers of the lake do not have."""
+        """Asked as who only reads backups."""
         return BackupPlace.open(self.settings)
 
     @classmethod
