@@ -1,4 +1,4 @@
-"""``lakehouse backup``: create, list, show, verify, prune, key."""
+"""``lakehouse backup``: create, databases, list, show, verify, prune, key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST = 50
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     group = typer.Typer(help="Back the whole lake up, and see that the backups are whole.", no_args_is_help=True)
-    for command in (create, list_sets, show, verify, prune, key):
+    for command in (create, databases, list_sets, show, verify, prune, key):
         group.command("list" if command is list_sets else command.__name__)(command)
     app.add_typer(group, name="backup")
 
@@ -65,6 +65,28 @@ def create(
     typer.echo(
         f"{manifest.id} is complete: {len(manifest.tables)} tables, {manifest.files:,} files, "
         f"{decimal(manifest.size_bytes)}; new: {manifest.new_files:,} files, {decimal(manifest.new_bytes)}."
+    )
+
+
+def databases(as_json: Json = False) -> None:
+    """Make a base backup of the local PostgreSQL: all its databases, the catalog's and Airflow's with them.
+
+    Any later moment is reached from it along the log, which PostgreSQL archives by itself while `lakehouse up` knows a
+    bucket of backups. One each day keeps the way short.
+    """
+    from lakehouse.recovery.base_backup import back_up
+
+    current = settings()
+    current.require_servers()
+    current.require_backups()
+    with Console(stderr=True).status("copying the databases"):
+        base = back_up(current, SystemClock())
+    if as_json:
+        typer.echo(json.dumps({**asdict(base), "stored_bytes": base.stored_bytes}))
+        return
+    typer.echo(
+        f"{base.id} is complete: {decimal(base.size_bytes)}, {decimal(base.stored_bytes)} compressed. "
+        f"Any moment from {base.finished_at} on can be reached: `lakehouse restore-databases --at WHEN`."
     )
 
 

@@ -11,6 +11,7 @@ import typer
 from lakehouse.cli import (
     backup,
     contract,
+    databases,
     decide,
     demo,
     doctor,
@@ -55,6 +56,7 @@ for area in (
     dropped,
     quality,
     backup,
+    databases,
     contract,
 ):
     area.register(app)

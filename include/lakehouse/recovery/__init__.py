@@ -1,0 +1,1 @@
+"""Getting the lake back: restore, check, repair, drill."""
