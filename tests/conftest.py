@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["change_table", "lake", "new_lake", "new_settings", "servers"]
 
-FOLDERS = ("spark", "integration", "faults", "bad_input", "airflow")
+FOLDERS = ("spark", "integration", "faults", "bad_input", "airflow", "recovery")
 # What takes many minutes begins first, so that no process works on it alone at the end.
 LONGEST = (
     "test_kills", "test_real_data", "test_operations", "test_walk", "test_histories", "test_history_mutants",

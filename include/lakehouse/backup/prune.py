@@ -118,7 +118,7 @@ def plan_prune(vault: Vault, policy: Policy, public_key: str) -> Pruning:
     ]
     kept = {key for fate in fates if fate.is_kept for key in _keys(found[fate.set_id].files())}
     going = _objects(vault, [fate.set_id for fate in (*fates, *left) if not fate.is_kept], kept)
-    free = tuple(stored for stored in going if not _is_locked(stored, vault.now))
+    free = tuple(stored for stored in going if not is_locked(stored, vault.now))
     return Pruning((*fates, *left), free, len(going) - len(free))
 
 
@@ -126,9 +126,9 @@ def run_prune(vault: Vault, plan: Pruning) -> int:
     """Do what was planned, under the lock of those who write backups; returns how many objects the server kept."""
     for set_id in plan.going:
         vault.put(set_key(set_id, PRUNED), b"", anew=True)
-        _remove_key(vault, set_key(set_id, COMPLETE))
+        remove_key(vault, set_key(set_id, COMPLETE))
     failpoint("backup.after_unseal")
-    refused = sum(in_threads(lambda stored: _remove(vault, stored), plan.objects))
+    refused = sum(in_threads(lambda stored: remove(vault, stored), plan.objects))
     if not refused and not plan.locked:
         for set_id in plan.going:
             _remove_documents(vault, set_id)
@@ -147,7 +147,7 @@ def last_verified(vault: Vault, complete: Sequence[str]) -> str:
 def _unless_locked(vault: Vault, found: BackupSet, fate: Fate) -> Fate:
     """A set whose seal is locked stays: it could not be removed, only be made to look as if."""
     seal = vault.head(set_key(found.id, COMPLETE))
-    if fate.is_kept or seal is None or not _is_locked(seal, vault.now):
+    if fate.is_kept or seal is None or not is_locked(seal, vault.now):
         return fate
     return Fate(fate.set_id, fate.cut_at, True, f"locked until {seal.locked_until}")
 
@@ -182,12 +182,13 @@ def _keys(files: Files) -> Iterable[str]:
     return (stored.key for entry in files.values() for stored in entry.objects)
 
 
-def _is_locked(stored: Stored, now: datetime) -> bool:
+def is_locked(stored: Stored, now: datetime) -> bool:
+    """Whether nobody can remove an object yet."""
     return bool(stored.locked_until) and datetime.fromisoformat(stored.locked_until) > now
 
 
-def _remove(vault: Vault, stored: Stored) -> int:
-    """Remove an object; 1 where the server refuses, since another set has locked it for longer."""
+def remove(vault: Vault, stored: Stored) -> int:
+    """Remove an object for good; 1 where the server refuses, since another set has locked it for longer."""
     try:
         vault.delete(stored)
     except SettingsError:
@@ -195,13 +196,14 @@ def _remove(vault: Vault, stored: Stored) -> int:
     return 0
 
 
-def _remove_key(vault: Vault, key: str) -> None:
-    if (found := vault.head(key)) is not None:
-        _remove(vault, found)
+def remove_key(vault: Vault, key: str) -> int:
+    """Remove what is under a key, if anything; 1 where the server refuses."""
+    found = vault.head(key)
+    return 0 if found is None else remove(vault, found)
 
 
 def _remove_documents(vault: Vault, set_id: str) -> None:
     """The records and the set's own folder; its mark last, so that it is never taken for a begun one."""
     keys = [*vault.keys(f"{VERIFIED}{set_id}/"), *vault.keys(f"{SETS}{set_id}/")]
     for key in sorted(keys, key=lambda key: key.endswith(PRUNED)):
-        _remove_key(vault, key)
+        remove_key(vault, key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from lakehouse.core.errors import IntegrityError, SettingsError
 
 DATABASES = "databases/"
 WAL = f"{DATABASES}wal/"
+PRUNED = f"{DATABASES}pruned/"
 SUFFIX = ".gz"
 SEGMENT_BYTES = 16 * 1024 * 1024
 _NAME = re.compile(r"[0-9A-F]{24}(\.partial|\.[0-9A-F]{8}\.backup)?|[0-9A-F]{8}\.history")
@@ -71,11 +73,12 @@ class Gap:
 class Chain:
     """The segments from a place in the log on, as far as there are any, and the first gap in them, if there is one.
 
-    ``files`` end at the gap.
+    ``files`` end at the gap, ``beyond`` are those after it.
     """
 
     files: tuple[Archived, ...]
     gap: Gap | None
+    beyond: tuple[Archived, ...] = ()
 
 
 def lsn_of(text: str) -> int:
@@ -164,9 +167,7 @@ def read(vault: Vault, key: str) -> bytes:
     body = vault.get(key)
     try:
         return gzip.decompress(body)
-    except (OSError, EOFError, ValueError) as error:
-        raise IntegrityError(f"a file of the archive is damaged: {error}", where=vault.store.where(key)) from None
-    except Exception as error:  # zlib.error has no base of its own
+    except (OSError, EOFError, zlib.error) as error:
         raise IntegrityError(f"a file of the archive is damaged: {error}", where=vault.store.where(key)) from None
 
 
@@ -180,6 +181,17 @@ def archived(vault: Vault, server: str) -> dict[str, Archived]:
                 info.key, name, info.size_bytes, info.modified_at or datetime.min.replace(tzinfo=UTC)
             )
     return found
+
+
+def pruned_before(vault: Vault, server: str) -> int:
+    """The first segment that was kept of a server's log; 0 where nothing was pruned."""
+    return max((int(mark) for mark in vault.folders(f"{PRUNED}{server}/")), default=0)
+
+
+def mark_pruned(vault: Vault, server: str, number: int) -> None:
+    """Say that nothing before a segment is missed, before it is removed."""
+    if pruned_before(vault, server) < number:
+        vault.put(f"{PRUNED}{server}/{number}/", b"", anew=True)
 
 
 def servers(vault: Vault) -> list[str]:
@@ -225,17 +237,27 @@ def chain(
     numbers = [found[1] for name in files if (found := segment_of(name, segment_bytes)) and _is_on(found, path)]
     last = max(numbers, default=first - 1)
     taken: list[Archived] = []
+    beyond: list[Archived] = []
     missing: list[str] = []
     for number in range(first, last + 1):
         names = list(_names(path, number, segment_bytes))
         found_one = next((files[name] for name in names if name in files), None)
-        if found_one is None:
+        if found_one:
+            (beyond if missing else taken).append(found_one)
+        elif not beyond:
             missing.append(names[0])
-        elif missing:
-            return Chain(tuple(taken), Gap(tuple(missing), taken[-1].at if taken else found_one.at, found_one.at))
-        else:
-            taken.append(found_one)
-    return Chain(tuple(taken), None)
+    if not missing:
+        return Chain(tuple(taken), None)
+    gap = Gap(tuple(missing), taken[-1].at if taken else beyond[0].at, beyond[0].at)
+    return Chain(tuple(taken), gap, tuple(beyond))
+
+
+def leads_on(path: Sequence[tuple[int, int]], timeline: int, end_lsn: str) -> bool:
+    """Whether a path of timelines goes through a base: its own timeline was not left before it ended."""
+    ends = [*(begin for _, begin in path[1:]), None]
+    return any(
+        each == timeline and (end is None or lsn_of(end_lsn) <= end) for (each, _), end in zip(path, ends, strict=True)
+    )
 
 
 def _is_on(segment: tuple[int, int], path: Sequence[tuple[int, int]]) -> bool:

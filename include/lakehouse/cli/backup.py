@@ -17,6 +17,9 @@ from lakehouse.core.errors import IntegrityError
 from lakehouse.core.settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lakehouse.backup.base_prune import BasePruning
     from lakehouse.backup.prune import Pruning
     from lakehouse.backup.records import Verification
     from lakehouse.backup.sets import Manifest
@@ -153,9 +156,12 @@ def verify(
 ) -> None:
     """Walk every reference of a set and look at every file. Ends with 7 where one is missing or damaged.
 
+    Then all base backups of the databases, and their log: where a segment is missing, it says which span that hurts.
+
     Metadata is always read whole; of data, size and the server's checksum are asked for, and a share of it is read:
     another one each day.
     """
+    from lakehouse.backup.base_check import verify_bases
     from lakehouse.backup.records import write_record
     from lakehouse.backup.sets import require_known
     from lakehouse.backup.signing import public_key_of
@@ -168,16 +174,32 @@ def verify(
     with console.status("verifying") as status:
         told = lambda phase, files, size: status.update(_phase(phase, files, size))  # noqa: E731
         record = look(vault, require_known(vault, set_id), public_key_of(settings()), share, vault.now, told)
-    write_record(vault, record)
+        status.update("databases")
+        bases = verify_bases(vault, public_key_of(settings()), share, vault.now)
+    for each in (record, *bases):
+        write_record(vault, each)
     if as_json:
-        typer.echo(rendered(record))
+        typer.echo(rendered(record, bases))
     else:
-        _say_verified(record)
+        for each in (record, *bases):
+            _say_verified(each)
+    _raise_where_damaged(bases)
     if not record.is_good:
         raise IntegrityError(
             f"{len(record.damages)} files of {record.set_id} are missing or damaged",
             where=f"they hurt {', '.join(tables_of(record.damages)) or 'no table'}",
             todo="run `lakehouse backup create`: the next set stores them anew from the lake; or use another set",
+        )
+
+
+def _raise_where_damaged(bases: Sequence[Verification]) -> None:
+    """Name damage of the databases' backups. What a set lacks is named by itself."""
+    if damaged := [each for each in bases if not each.is_good]:
+        count = len({damage.key for each in damaged for damage in each.damages})
+        raise IntegrityError(
+            f"{count} files of the databases' backups are missing or damaged",
+            where=f"they hurt {', '.join(each.set_id for each in damaged)}",
+            todo="run `lakehouse backup databases`: moments after a new base backup need none of them",
         )
 
 
@@ -193,8 +215,10 @@ def prune(
 ) -> None:
     """Remove the sets that no rule keeps, and the files that only they have. Never the newest, nor the last verified.
 
+    Base backups of the databases go by the same rules. Their log is kept from the oldest one of the days on.
     What is locked stays until its lock has passed.
     """
+    from lakehouse.backup.base_prune import plan_base_prune, run_base_prune
     from lakehouse.backup.prune import Policy, plan_prune, run_prune
     from lakehouse.backup.signing import public_key_of
     from lakehouse.ledger.retention_lock import writing_backups
@@ -206,18 +230,21 @@ def prune(
         vault = _vault()
         with Console(stderr=True).status("looking at the sets"):
             plan = plan_prune(vault, policy, public_key_of(current))
+            bases = plan_base_prune(vault, policy, public_key_of(current))
         if not as_json:
             _say_plan(plan)
-        takes = bool(plan.going) and not is_dry_run
+            _say_bases(bases)
+        takes = bool(plan.going or not bases.is_empty) and not is_dry_run
+        what = f"{len(plan.going)} sets, {len(bases.going)} base backups and {len(bases.log)} files of the log"
         if takes and not yes:
-            typer.confirm(f"Remove {len(plan.going)} sets for good?", abort=True, err=as_json)
-        refused = run_prune(vault, plan) if takes else 0
+            typer.confirm(f"Remove {what} for good?", abort=True, err=as_json)
+        refused = run_prune(vault, plan) + run_base_prune(vault, bases) if takes else 0
+    locked = plan.locked + bases.locked
     if as_json:
-        typer.echo(json.dumps({**_plain_plan(plan), "is_removed": takes, "refused": refused}))
+        found = {**_plain_plan(plan, bases), "is_removed": takes, "refused": refused}
+        typer.echo(json.dumps(found))
     elif takes:
-        typer.echo(
-            f"{len(plan.going)} sets are removed; {plan.locked + refused} files stay until their lock has passed."
-        )
+        typer.echo(f"Removed are {what}; {locked + refused} files stay until their lock has passed.")
     else:
         typer.echo("Nothing was removed.")
 
@@ -271,13 +298,23 @@ def _say_verified(record: Verification) -> None:
     )
 
 
-def _plain_plan(plan: Pruning) -> dict[str, Any]:
+def _plain_plan(plan: Pruning, bases: BasePruning) -> dict[str, Any]:
     return {
         "sets": [asdict(fate) for fate in plan.fates],
         "files": len(plan.objects),
         "bytes": plan.size_bytes,
-        "locked": plan.locked,
+        "locked": plan.locked + bases.locked,
+        "bases": [asdict(fate) for fate in bases.fates],
+        "log_files": len(bases.log),
     }
+
+
+def _say_bases(plan: BasePruning) -> None:
+    for fate in plan.fates:
+        typer.echo(f"databases {fate.set_id}  {'stays' if fate.is_kept else 'goes'}: {fate.reason}")
+    if plan.log:
+        size = decimal(sum(stored.size_bytes for stored in plan.log))
+        typer.echo(f"{len(plan.log):,} files of the databases' log go: no base backup needs them, {size}.")
 
 
 def _say_plan(plan: Pruning) -> None:

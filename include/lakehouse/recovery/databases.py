@@ -158,7 +158,7 @@ def _choose(
             continue
         files = archives.setdefault(base.server, wal.archived(vault, base.server))
         path = wal.path_to(vault, files, _timeline_at(files, base.timeline, at))
-        if _leads_on(path, base):
+        if wal.leads_on(path, base.timeline, base.end_lsn):
             fitting.append((base, files, path))
             if base.server == own or not own:
                 break
@@ -180,15 +180,6 @@ def _timeline_at(files: Mapping[str, Archived], least: int, at: datetime | None)
     """The timeline that was written at a moment: the last one that had begun by then."""
     begun = [number for number, file in wal.timelines(files).items() if at is None or file.at <= at]
     return max([least, *begun])
-
-
-def _leads_on(path: Sequence[tuple[int, int]], base: Base) -> bool:
-    """Whether a path of timelines goes through a base: its own timeline was not left before it ended."""
-    ends = [*(begin for _, begin in path[1:]), None]
-    return any(
-        timeline == base.timeline and (end is None or wal.lsn_of(base.end_lsn) <= end)
-        for (timeline, _), end in zip(path, ends, strict=True)
-    )
 
 
 def _up_to(files: Sequence[Archived], at: datetime) -> tuple[Archived, ...]:
