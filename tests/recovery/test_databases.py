@@ -139,6 +139,7 @@ def machine() -> Iterator[Machine]:
             client.put_bucket_versioning(
                 Bucket=made.settings.backup_bucket, VersioningConfiguration={"Status": "Enabled"}
             )
+            made.sql("postgres", "SELECT pg_reload_conf()")  # it waits a minute after it found no bucket
             yield made
         finally:
             down(made.settings)

@@ -234,8 +234,10 @@ def chain(
 ) -> Chain:
     """The segments of a path of timelines from a base on: its timeline, and the place in the log where it starts."""
     first = start[1] // segment_bytes
-    numbers = [found[1] for name in files if (found := segment_of(name, segment_bytes)) and _is_on(found, path)]
-    last = max(numbers, default=first - 1)
+    known = {found for name in files if (found := segment_of(name, segment_bytes))}
+    last = max(
+        (n for each, n in known if segment_name(each, n, segment_bytes) in _names(path, n, segment_bytes)), default=0
+    )
     taken: list[Archived] = []
     beyond: list[Archived] = []
     missing: list[str] = []
@@ -246,7 +248,7 @@ def chain(
             (beyond if missing else taken).append(found_one)
         elif not beyond:
             missing.append(names[0])
-    if not missing:
+    if not missing or not beyond:
         return Chain(tuple(taken), None)
     gap = Gap(tuple(missing), taken[-1].at if taken else beyond[0].at, beyond[0].at)
     return Chain(tuple(taken), gap, tuple(beyond))
@@ -258,10 +260,6 @@ def leads_on(path: Sequence[tuple[int, int]], timeline: int, end_lsn: str) -> bo
     return any(
         each == timeline and (end is None or lsn_of(end_lsn) <= end) for (each, _), end in zip(path, ends, strict=True)
     )
-
-
-def _is_on(segment: tuple[int, int], path: Sequence[tuple[int, int]]) -> bool:
-    return any(timeline == segment[0] for timeline, _ in path)
 
 
 def _names(path: Sequence[tuple[int, int]], number: int, segment_bytes: int) -> Iterator[str]:
