@@ -34,6 +34,7 @@ _SHOWN = 5
 @dataclass(frozen=True)
 class Dropped:
     """A table whose files are there and that the catalog does not know. ``updated_at`` is when it last changed.
+    ``snapshot_id`` is None where it never had one.
 
     ``is_replaced``: another table has its name now.
     """
@@ -41,7 +42,7 @@ class Dropped:
     table: TableName
     location: str
     metadata_location: str
-    snapshot_id: int
+    snapshot_id: int | None
     rows: int
     updated_at: datetime
     is_replaced: bool
@@ -77,13 +78,17 @@ class Warehouse:
 
     def dropped(self, only: TableName | None = None) -> list[Dropped]:
         """What was dropped and can be brought back, the last changed first."""
-        stand = {location for location, names in places(self.catalog).items() if not all(map(_is_fork, names))}
         found = []
-        for name, location in self._folders(only):
-            if location not in stand and (metadata := self._last_metadata(location)):
+        for name, location in self.folders_unknown(only):
+            if metadata := self.last_metadata(location):
                 if one := self.read(name, metadata):
                     found.append(one)
         return sorted(found, key=lambda one: one.updated_at, reverse=True)
+
+    def folders_unknown(self, only: TableName | None = None) -> list[tuple[TableName, str]]:
+        """The folders of tables that no table of the catalog lies in, each with the name of the table."""
+        stand = {location for location, names in places(self.catalog).items() if not all(map(_is_fork, names))}
+        return [(name, location) for name, location in self._folders(only) if location not in stand]
 
     def _folders(self, only: TableName | None) -> Iterator[tuple[TableName, str]]:
         """Every folder that is named as the catalog names those of tables: the table's name, and a unique end."""
@@ -97,7 +102,7 @@ class Warehouse:
                 if only in (None, name):
                     yield name, f"s3://{self.store.bucket}/{root}{namespace}/{folder}"
 
-    def _last_metadata(self, location: str) -> str | None:
+    def last_metadata(self, location: str) -> str | None:
         """The last metadata file of a table, by the time of writing: numbers count what was never published, too."""
         folder = urlparse(location).path.strip("/") + "/metadata/"
         files = [file for file in self.store.list_after(folder) if file.key.endswith(_METADATA)]
@@ -118,18 +123,18 @@ class Warehouse:
                 todo="bring it back from a backup, or name the one before it with --metadata",
             ) from None
 
-    def read(self, name: TableName, metadata_location: str) -> Dropped | None:
-        """A dropped table by its metadata file; None where it never had a snapshot."""
+    def read(self, name: TableName, metadata_location: str, *, is_empty_too: bool = False) -> Dropped | None:
+        """A dropped table by its metadata file; None where it never had a snapshot, unless these are wanted, too."""
         table = self._open(metadata_location)
         snapshot = table.current_snapshot()
-        if snapshot is None:
+        if snapshot is None and not is_empty_too:
             return None
         return Dropped(
             name,
             table.location(),
             metadata_location,
-            snapshot.snapshot_id,
-            rows_of(snapshot),
+            snapshot.snapshot_id if snapshot else None,
+            rows_of(snapshot) if snapshot else 0,
             datetime.fromtimestamp(table.metadata.last_updated_ms / 1000, UTC),
             load_table(self.catalog, name) is not None,
         )
