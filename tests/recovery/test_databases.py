@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import tempfile
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import psycopg
 import pyarrow as pa
@@ -22,6 +24,7 @@ from lakehouse.backup import wal
 from lakehouse.backup.base_check import verify_bases
 from lakehouse.backup.base_prune import plan_base_prune, run_base_prune
 from lakehouse.backup.bases import Base, complete_base_ids
+from lakehouse.backup.create import create
 from lakehouse.backup.prune import Policy
 from lakehouse.backup.records import Verification, write_record
 from lakehouse.backup.signing import new_key, public_key_of
@@ -34,6 +37,7 @@ from lakehouse.core.settings import Settings, load_settings
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import open_catalog
 from lakehouse.recovery import base_backup, databases
+from lakehouse.recovery.catalog import CatalogRebuild
 from lakehouse.recovery.databases import Done
 from lakehouse.stack import credentials, down, postgres, up
 
@@ -335,3 +339,47 @@ def test_a_server_of_somebody_else_is_left_alone(machine: Machine) -> None:
     with pytest.raises(psycopg.OperationalError):
         kept = credentials.load_or_create(machine.settings).passwords.backup
         postgres.connect(machine.settings.postgres_port, "lakehouse_airflow", "lakehouse_backup", kept)
+
+
+def test_a_lost_catalog_is_made_anew_from_the_files(machine: Machine) -> None:
+    """With the newest set's help: what was dropped before it stays so, and what came after it comes, too."""
+    settings, clock = machine.settings, SystemClock()
+    catalog = machine.catalog
+    machine.append(400)
+    rows = pa.table({"id": pa.array([7], pa.int64())})
+    for name in ("silver.dropped", "silver.purged"):
+        catalog.create_table(name, rows.schema).append(rows)
+    catalog.create_table("silver.empty", rows.schema)
+    catalog.drop_table("silver.dropped")
+    store = ObjectStore.open(settings, settings.warehouse_bucket)
+    view = "warehouse/silver/a_view/metadata/00000-a.metadata.json"
+    store.put(
+        view, json.dumps({"view-uuid": "u", "format-version": 1, "location": "s3://w/v", "versions": []}).encode()
+    )
+    row = f"'lakehouse', 'silver', 'a_view', '{store.where(view)}', 'VIEW'"
+    columns = "catalog_name, table_namespace, table_name, metadata_location, iceberg_type"
+    machine.sql("lakehouse_catalog", f"INSERT INTO iceberg_tables ({columns}) VALUES ({row})")
+    create(settings, clock)
+    machine.append(401)  # a newer state than the set's
+    catalog.create_table("silver.young", rows.schema).append(rows)
+    wanted = machine.content()
+    place = urlparse(catalog.load_table("silver.purged").location()).path.strip("/")
+    for found in list(store.list_after(f"{place}/data/")):
+        store.delete(found.key)
+    catalog.destroy_tables()
+
+    rebuild = CatalogRebuild.open(settings, clock)
+    plan = rebuild.plan()
+    assert [str(one.table) for one in plan.left] == ["silver.dropped"]
+    done = rebuild.carry_out(plan)
+    assert list(done.failed) == ["silver.purged"] and done.views == ("silver.a_view",)
+    found_view = "SELECT metadata_location FROM iceberg_tables WHERE iceberg_type = 'VIEW'"
+    assert machine.sql("lakehouse_catalog", found_view) == [(store.where(view),)]
+    assert [str(one.dropped.table) for one in done.tables] == ["silver.empty", TABLE, "silver.young"]
+    assert machine.content() == wanted and {"id": 401} in wanted
+    assert machine.catalog.load_table("silver.empty").current_snapshot() is None
+    assert content_of(machine.catalog.load_table("silver.young")) == ids(7)
+    again = rebuild.plan()
+    assert [str(one.table) for one in again.tables] == ["silver.purged"]
+    machine.append(402)
+    assert {"id": 402} in machine.content()
