@@ -124,6 +124,9 @@ def test_the_timeline_is_that_of_the_moment() -> None:
     assert _timeline_at(there, 1, AT + timedelta(minutes=1)) == 2
     assert _timeline_at(there, 1, None) == 3
     assert _timeline_at({}, 4, None) == 4
+    assert _timeline_at(there, 1, None, own=2) == 2, "3 is another machine's"
+    assert _timeline_at(there, 3, None, own=1) == 1, "a home on the first timeline never left it"
+    assert _timeline_at(there, 1, AT + timedelta(minutes=1), own=3) == 2, "3 had not begun"
 
 
 def test_what_a_recovery_changes_is_named() -> None:

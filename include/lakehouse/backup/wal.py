@@ -130,6 +130,11 @@ def server_number(data: Path) -> str:
     return str(struct.unpack_from("<Q", (data / "global" / "pg_control").read_bytes())[0])
 
 
+def server_timeline(data: Path) -> int:
+    """The timeline that a data folder is on: of the last checkpoint, in PostgreSQL's control file since version 11."""
+    return int(struct.unpack_from("<I", (data / "global" / "pg_control").read_bytes(), 48)[0])
+
+
 def key_of(server: str, name: str) -> str:
     """Where a file of the archive is. Raises :class:`SettingsError` where PostgreSQL never calls one so."""
     if not _NAME.fullmatch(name) or not server.isdigit():

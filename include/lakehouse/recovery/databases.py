@@ -132,7 +132,7 @@ def plan_databases(settings: Settings, clock: Clock, at: datetime | None = None,
     vault, data = Vault.open(settings, clock.now()), _data(settings)
     if at and at > clock.now():
         raise SettingsError(f"{at.isoformat()} is yet to come", untouched="everything", todo="name a moment that was")
-    base, files, path = _choose(vault, public_key_of(settings), _number(data), at, base_id)
+    base, files, path = _choose(vault, public_key_of(settings), data, at, base_id)
     start = (base.timeline, wal.lsn_of(base.start_lsn))
     found = wal.chain(files, path, start, base.segment_bytes)
     taken = found.files if at is None else _up_to(found.files, at)
@@ -144,10 +144,11 @@ def plan_databases(settings: Settings, clock: Clock, at: datetime | None = None,
 
 
 def _choose(
-    vault: Vault, public_key: str, own: str, at: datetime | None, base_id: str
+    vault: Vault, public_key: str, data: Path, at: datetime | None, base_id: str
 ) -> tuple[Base, Mapping[str, Archived], Sequence[tuple[int, int]]]:
     """The newest base before the moment whose server's log leads there; that of this home's server first."""
-    known = complete_base_ids(vault)
+    known, own = complete_base_ids(vault), _number(data)
+    timeline = wal.server_timeline(data) if own else 0
     if base_id and base_id not in known:
         raise SettingsError(f"there is no base backup {base_id!r}", where=", ".join(known[-5:]), untouched="everything")
     archives: dict[str, Mapping[str, Archived]] = {}
@@ -157,7 +158,7 @@ def _choose(
         if at and base.finished > at:
             continue
         files = archives.setdefault(base.server, wal.archived(vault, base.server))
-        path = wal.path_to(vault, files, _timeline_at(files, base.timeline, at))
+        path = wal.path_to(vault, files, _timeline_at(files, base.timeline, at, timeline if base.server == own else 0))
         if wal.leads_on(path, base.timeline, base.end_lsn):
             fitting.append((base, files, path))
             if base.server == own or not own:
@@ -176,10 +177,13 @@ def _choose(
     return fitting[0]
 
 
-def _timeline_at(files: Mapping[str, Archived], least: int, at: datetime | None) -> int:
-    """The timeline that was written at a moment: the last one that had begun by then."""
+def _timeline_at(files: Mapping[str, Archived], least: int, at: datetime | None, own: int = 0) -> int:
+    """The timeline that was written at a moment: that of this home if it had begun by then, else the last that had.
+
+    Another machine that was restored from the same backups has timelines of its own.
+    """
     begun = [number for number, file in wal.timelines(files).items() if at is None or file.at <= at]
-    return max([least, *begun])
+    return own if own in (1, *begun) else max([least, *begun])
 
 
 def _up_to(files: Sequence[Archived], at: datetime) -> tuple[Archived, ...]:
