@@ -34,6 +34,7 @@ _SHOWN = 5
 @dataclass(frozen=True)
 class Dropped:
     """A table whose files are there and that the catalog does not know. ``updated_at`` is when it last changed.
+    ``snapshot_id`` is None where it never had one.
 
     ``is_replaced``: another table has its name now. ``damaged``: its last metadata file cannot be read.
     """
@@ -41,7 +42,7 @@ class Dropped:
     table: TableName
     location: str
     metadata_location: str
-    snapshot_id: int
+    snapshot_id: int | None
     rows: int
     updated_at: datetime
     is_replaced: bool
@@ -78,9 +79,13 @@ class Warehouse:
 
     def dropped(self, only: TableName | None = None) -> list[Dropped]:
         """What was dropped and can be brought back, the last changed first."""
-        stand = folders_that_stand(self.catalog)
-        found = [self._last(name, place) for name, place in self._folders(only) if place not in stand]
+        found = [self.last(name, place) for name, place in self.folders_unknown(only)]
         return sorted(filter(None, found), key=lambda one: one.updated_at, reverse=True)
+
+    def folders_unknown(self, only: TableName | None = None) -> list[tuple[TableName, str]]:
+        """The folders of tables that no table of the catalog lies in, each with the name of the table."""
+        stand = folders_that_stand(self.catalog)
+        return [(name, location) for name, location in self._folders(only) if location not in stand]
 
     def _folders(self, only: TableName | None) -> Iterator[tuple[TableName, str]]:
         """Every folder that is named as the catalog names those of tables: the table's name, and a unique end."""
@@ -94,7 +99,7 @@ class Warehouse:
                 if only in (None, name):
                     yield name, f"s3://{self.store.bucket}/{root}{namespace}/{folder}"
 
-    def _last(self, name: TableName, location: str) -> Dropped | None:
+    def last(self, name: TableName, location: str, *, is_empty_too: bool = False) -> Dropped | None:
         """A table as its last metadata file has it, by the time of writing: numbers count what was never published."""
         folder = urlparse(location).path.strip("/") + "/metadata/"
         files = [file for file in self.store.list_after(folder) if file.key.endswith(_METADATA)]
@@ -102,7 +107,7 @@ class Warehouse:
             written = f"s3://{self.store.bucket}/{file.key}"
             try:
                 if not _is_guarded(self._document(written)):
-                    return self.read(name, written)
+                    return self.read(name, written, is_empty_too=is_empty_too)
             except IntegrityError:  # whoever looks for another table must find it all the same
                 stands = load_table(self.catalog, name) is not None
                 return Dropped(name, location, written, 0, 0, _written(file)[0], stands, damaged=True)
@@ -117,18 +122,18 @@ class Warehouse:
             raise _damaged(location)
         return document
 
-    def read(self, name: TableName, metadata_location: str) -> Dropped | None:
-        """A dropped table by its metadata file; None where it never had a snapshot."""
+    def read(self, name: TableName, metadata_location: str, *, is_empty_too: bool = False) -> Dropped | None:
+        """A dropped table by its metadata file; None where it never had a snapshot, unless these are wanted, too."""
         table = self._open(metadata_location)
         snapshot = table.current_snapshot()
-        if snapshot is None:
+        if snapshot is None and not is_empty_too:
             return None
         return Dropped(
             name,
             table.location(),
             metadata_location,
-            snapshot.snapshot_id,
-            rows_of(snapshot),
+            snapshot.snapshot_id if snapshot else None,
+            rows_of(snapshot) if snapshot else 0,
             datetime.fromtimestamp(table.metadata.last_updated_ms / 1000, UTC),
             load_table(self.catalog, name) is not None,
         )
