@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.backup_lake import SmallLake
 from tests.drills import a_drill, drilled
-from tests.unit.test_backup import _quiet_server, endpoint, lake
+from tests.unit.test_backup import _quiet_server, endpoint, lake, unlocked
 from typer.testing import CliRunner
 
 from lakehouse.backup.drill_report import render_report
@@ -22,7 +22,7 @@ from lakehouse.cli.main import app
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
 
-__all__ = ["_quiet_server", "endpoint", "lake"]
+__all__ = ["_quiet_server", "endpoint", "lake", "unlocked"]
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
@@ -127,7 +127,8 @@ def test_what_never_changes_is_read_once(lake: SmallLake, monkeypatch: pytest.Mo
     assert found.last and found.last.id == newer.id and len(seen.finished) == 2
 
 
-def test_an_emptied_bucket_is_noticed(lake: SmallLake) -> None:
+def test_an_emptied_bucket_is_noticed(unlocked: SmallLake) -> None:
+    lake = unlocked
     lake.back_up()
     seen = Seen()
     assert stand(lake, lake.now, seen).last

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from lakehouse.backup.drills import DRILLS, Drill, Goals, drill_ids, duration, read_drill
 from lakehouse.backup.records import VERIFIED, Verification
-from lakehouse.backup.sets import COMPLETE, PRUNED, SETS, BackupSet, complete_ids, is_complete, load_set
+from lakehouse.backup.sets import COMPLETE, SETS, BackupSet, complete_ids, is_complete, load_set
 from lakehouse.backup.vault import Vault
 from lakehouse.core.settings import Settings
 
@@ -172,8 +172,6 @@ def _finished(vault: Vault, after: str) -> dict[str, datetime]:
         set_id, _, name = entry.key.removeprefix(SETS).partition("/")
         if name == COMPLETE and entry.modified_at is not None:
             found[set_id] = entry.modified_at.astimezone(UTC)
-        elif name == PRUNED:
-            found.pop(set_id, None)
     return found
 
 
