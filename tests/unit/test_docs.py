@@ -128,7 +128,10 @@ def test_failpoints_that_documents_name_exist() -> None:
     there = set(re.findall(r'failpoint\("([a-z_.]+)"', source))
     text = (PROJECT_ROOT / "docs" / "architecture.md").read_text("utf-8")
     named = set(
-        re.findall(r"`((?:publish|decide|land|rebuild|backup|databases|maintain|restore|repair|drill|rollback)\.[a-z_]+)`", text)
+        re.findall(
+            r"`((?:publish|decide|land|rebuild|backup|databases|maintain|restore|repair|drill|rollback)\.[a-z_]+)`",
+            text,
+        )
     )
     assert {name for name in there if not name.startswith("land.")} == named
 

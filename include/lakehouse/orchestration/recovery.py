@@ -99,7 +99,7 @@ def drill_dag(index: Index) -> DAG:
     }  # fmt: skip
     schedule = policy.weekly("drill_recovery", 0, _DRILL_HOUR)
     dag = policy.new_dag(index, "drill_recovery", _DRILL_DOC, tags=_ABOUT, schedule=schedule, params=form)
-    common = {"dag": dag, "pool": pools.RECOVERY}
+    common: dict[str, Any] = {"dag": dag, "pool": pools.RECOVERY}
     look = tasks.LookDrillOperator(task_id="look", execution_timeout=policy.METADATA_TIMEOUT, **common)
     approve = tasks.ApprovalWhereAskedOperator(subject="Go on with this drill?", **_approval(dag))
     drill = tasks.DrillOperator(task_id="drill", execution_timeout=policy.BACKUP_TIMEOUT, **common)
@@ -121,7 +121,7 @@ def restore_dag(index: Index) -> DAG:
         "reason": Param("", type="string", minLength=3, maxLength=500, title="Why", description="Kept in the report."),
     }  # fmt: skip
     dag = policy.new_dag(index, "restore_lake", _RESTORE_DOC, tags=("repair", *_ABOUT), params=form)
-    common = {"dag": dag, "pool": pools.RECOVERY, "execution_timeout": policy.BACKUP_TIMEOUT}
+    common: dict[str, Any] = {"dag": dag, "pool": pools.RECOVERY, "execution_timeout": policy.BACKUP_TIMEOUT}
     look = LookOperator(
         task_id="look",
         verb="restore",
@@ -130,7 +130,9 @@ def restore_dag(index: Index) -> DAG:
         **common,
     )
     approve = ApprovalOperator(subject="Go on with this restore?", **_approval(dag))
-    confirm = tasks.RestoreOperator(task_id="confirm", looked="look", assets_of=partial(changed, index), **common)
+    confirm = tasks.RestoreOperator(
+        task_id="confirm", looked="look", approved="approve", assets_of=partial(changed, index), **common
+    )
     report = tasks.RestoreReportOperator(task_id="report", **common)
     look >> approve >> confirm >> report
     return dag
