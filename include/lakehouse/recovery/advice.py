@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from lakehouse.backup.copying import in_threads
 from lakehouse.backup.sets import BackupSet
 from lakehouse.core.errors import LakehouseError
 from lakehouse.recovery.lakefiles import LakeFiles
@@ -61,22 +62,25 @@ def _about_metadata(damage: LakeDamage, files: LakeFiles, newest: BackupSet | No
 
 
 def newest_former(uri: str, files: LakeFiles) -> str:
-    """The last written metadata file beside one that is lost, that can be read; '' if there is none."""
+    """The metadata file beside a lost one that was committed last and is whole; '' if there is none.
+
+    By what the files say: the bucket's times are those of the last repair.
+    """
     store, key = files.store(uri)
     folder = key.rpartition("/")[0] + "/"
-    there = [found for found in store.list_after(folder) if found.key.endswith(_METADATA) and found.key != key]
-    for found in sorted(there, key=lambda each: (str(each.modified_at), each.key), reverse=True):
-        if _is_whole(files, f"s3://{store.bucket}/{found.key}"):
-            return f"s3://{store.bucket}/{found.key}"
-    return ""
+    there = [found.key for found in store.list_after(folder) if found.key.endswith(_METADATA) and found.key != key]
+    names = [f"s3://{store.bucket}/{each}" for each in there]
+    dated = zip(in_threads(lambda name: _updated(files, name), names), names, strict=True)
+    return max((each for each in dated if each[0]), default=(0, ""))[1]
 
 
-def _is_whole(files: LakeFiles, uri: str) -> bool:
+def _updated(files: LakeFiles, uri: str) -> int:
+    """When a metadata file was committed; 0 where it, or the list of its current snapshot, is not whole."""
     try:
         with files.reading(uri) as body:
             document = json.loads(body.data) if body else {}
         current = document.get("current-snapshot-id")
         lists = [each["manifest-list"] for each in document["snapshots"] if each["snapshot-id"] == current]
-        return all(files.head(each) is not None for each in lists)
+        return int(document["last-updated-ms"]) if all(files.head(each) for each in lists) else 0
     except (ValueError, KeyError, TypeError, LakehouseError):
-        return False
+        return 0
