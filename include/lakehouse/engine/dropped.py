@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _METADATA = ".metadata.json"
 _GUARD = "gc.enabled"  # what forks say: their metadata files lie among those of the table that they were made of
+_VIEW = "view-uuid"  # views lie in folders like those of tables
 _SHOWN = 5
 
 
@@ -108,7 +109,10 @@ class Warehouse:
         files = [file for file in self.store.list_after(folder) if file.key.endswith(_METADATA)]
         for file in sorted(files, key=_written, reverse=True):
             written = f"s3://{self.store.bucket}/{file.key}"
-            if self._document(written).get("properties", {}).get(_GUARD) != "false":
+            document = self._document(written)
+            if _VIEW in document:
+                return None
+            if document.get("properties", {}).get(_GUARD) != "false":
                 return written
         return None
 
