@@ -78,6 +78,19 @@ def test_the_same_bytes_are_stored_alike() -> None:
     assert gzip.decompress(wal.compressed(b"x" * 100)) == b"x" * 100
 
 
+def test_every_bit_of_a_stored_file_counts() -> None:
+    body = wal.compressed(b"x" * 100 + bytes(5000))
+    assert wal.uncompressed(body) == b"x" * 100 + bytes(5000)
+    for place in range(len(body)):
+        flipped = bytearray(body)
+        flipped[place] ^= 1 << place % 8
+        with pytest.raises(ValueError, match="other bytes"):
+            wal.uncompressed(bytes(flipped))
+    for cut in (body[:-1], body[:9], b"", body + b"x"):
+        with pytest.raises(ValueError, match="other bytes"):
+            wal.uncompressed(cut)
+
+
 def test_a_chain_ends_at_the_first_gap() -> None:
     there = files(*(name(1, n) for n in (2, 3, 4, 7, 8)))
     found = wal.chain(there, ((1, 0),), (1, 3 * SIZE + 40), SIZE)

@@ -7,6 +7,7 @@ A server that is made anew begins with the same names of segments, so the number
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
 import struct
 import zlib
@@ -29,7 +30,9 @@ _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
 # XLogLongPageHeaderData: what each segment begins with, the same since PostgreSQL 9.3.
 _HEADER = struct.Struct("<HHIQI4xQII")
 _LONG_HEADER = 0x0002
-_LEVEL = 3
+_LEVEL = 6
+# Gzip with an extra field, and no time; the field is called LH and has the 32 bytes that follow.
+_HEAD = b"\x1f\x8b\x08\x04" + bytes(4) + b"\x00\xff" + struct.pack("<H2sH", 36, b"LH", 32)
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,21 @@ def key_of(server: str, name: str) -> str:
 
 
 def compressed(content: bytes) -> bytes:
-    """A file as it is stored; the same bytes always give the same."""
-    return gzip.compress(content, compresslevel=_LEVEL, mtime=0)
+    """A file as it is stored: gzip, with the SHA-256 of all its other bytes in an extra field of the header.
+
+    Gzip's own sum is of the content only, and a run of zeros says the same with many a bit flipped.
+    """
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = packer.compress(content) + packer.flush() + struct.pack("<II", zlib.crc32(content), len(content))
+    return _HEAD + hashlib.sha256(_HEAD + packed).digest() + packed
+
+
+def uncompressed(body: bytes) -> bytes:
+    """What :func:`compressed` was given. Raises :class:`ValueError` where a single bit is another."""
+    begin = len(_HEAD) + hashlib.sha256().digest_size
+    if body[: len(_HEAD)] != _HEAD or hashlib.sha256(_HEAD + body[begin:]).digest() != body[len(_HEAD) : begin]:
+        raise ValueError("it has other bytes than those that were stored")
+    return gzip.decompress(body)
 
 
 def store(vault: Vault, server: str, name: str, content: bytes) -> Stored:
@@ -171,8 +187,8 @@ def read(vault: Vault, key: str) -> bytes:
     """A file of the archive. Raises :class:`IntegrityError` where it is missing or damaged."""
     body = vault.get(key)
     try:
-        return gzip.decompress(body)
-    except (OSError, EOFError, zlib.error) as error:
+        return uncompressed(body)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise IntegrityError(f"a file of the archive is damaged: {error}", where=vault.store.where(key)) from None
 
 

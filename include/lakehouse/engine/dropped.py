@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _METADATA = ".metadata.json"
 _GUARD = "gc.enabled"  # what forks say: their metadata files lie among those of the table that they were made of
+_VIEW = "view-uuid"  # views lie in folders like those of tables
 _SHOWN = 5
 
 
@@ -106,7 +107,10 @@ class Warehouse:
         for file in sorted(files, key=_written, reverse=True):
             written = f"s3://{self.store.bucket}/{file.key}"
             try:
-                if not _is_guarded(self._document(written)):
+                document = self._document(written)
+                if _VIEW in document:
+                    return None
+                if not _is_guarded(document):
                     return self.read(name, written, is_empty_too=is_empty_too)
             except IntegrityError:  # whoever looks for another table must find it all the same
                 stands = load_table(self.catalog, name) is not None
