@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -32,6 +32,9 @@ from lakehouse.core.settings import load_settings
 from lakehouse.ledger.log import Batch, append
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import ATTEMPT_PROPERTY, STAMP_PROPERTY, Consumed, Stamp, open_catalog, read_head
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
 
 LAKEHOUSE = Path(sys.executable).with_name("lakehouse")
 SOURCE, TABLE = "crm.customers", TableName("silver", "dim_crm_customer")
@@ -57,17 +60,11 @@ class Lake:
     warehouse: str
     environment: Mapping[str, str]
 
-    def publish(self, table: TableName, number: int, source: str = SOURCE) -> int:
-        """One publication that has consumed one batch more; returns its snapshot."""
-        if not self.catalog.table_exists(str(table)):
-            self.catalog.create_namespace_if_not_exists(table.namespace)
-            place = f"{self.warehouse}/{table.namespace}/{table.name}-{uuid.uuid4().hex}"  # as Spark's catalog has it
-            self.catalog.create_table(str(table), schema=SCHEMA, location=place)
-        stamp = Stamp(f"a{number}", inputs={source: Consumed(number)}).to_json()
-        rows = pa.table({"id": range(ROWS), "city": [f"city {number}"] * ROWS}, SCHEMA)
-        summary = {STAMP_PROPERTY: stamp, ATTEMPT_PROPERTY: f"a{number}"}
-        self.catalog.load_table(str(table)).append(rows, snapshot_properties=summary)
-        return int(read_head(self.catalog, table).snapshot_id or 0)
+    def create(self, table: TableName) -> Table:
+        """An empty table in a place of its own, as Spark's catalog chooses them."""
+        self.catalog.create_namespace_if_not_exists(table.namespace)
+        place = f"{self.warehouse}/{table.namespace}/{table.name}-{uuid.uuid4().hex}"
+        return self.catalog.create_table(str(table), schema=SCHEMA, location=place)
 
     def say(self, *words: object) -> tuple[Cost, str]:
         """Run a command as a person does; what it took and what it printed."""
@@ -78,6 +75,16 @@ class Lake:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return Cost(time.perf_counter() - began, used), done.stdout
+
+
+def publish(table: Table, number: int) -> int:
+    """One publication that has consumed one batch more; returns its snapshot."""
+    stamp = Stamp(f"a{number}", inputs={SOURCE: Consumed(number)}).to_json()
+    rows = pa.table({"id": range(ROWS), "city": [f"city {number}"] * ROWS}, SCHEMA)
+    table.append(rows, snapshot_properties={STAMP_PROPERTY: stamp, ATTEMPT_PROPERTY: f"a{number}"})
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    return snapshot.snapshot_id
 
 
 def main() -> None:
@@ -103,19 +110,20 @@ def measure(rounds: int, publications: list[int], tables: int) -> dict[tuple[str
     lake = Lake(open_catalog(settings), ObjectStore.open(settings), settings.warehouse, dict(os.environ))
     lake.catalog.create_tables()
     for number in range(tables):
-        lake.publish(TableName("gold", f"other_{number}"), 1)
+        publish(lake.create(TableName("gold", f"other_{number}")), 1)
     found: dict[tuple[str, int], list[Cost]] = {}
     landed = 0
     for count in sorted(publications):
         heads = []
         if landed:
             lake.catalog.drop_table(str(TABLE))
+        table = lake.create(TABLE)
         for number in range(1, count + 1):
             if number > landed:
                 day = date(2024, 1, 1) + timedelta(days=number)
                 append(lake.store, Batch(SOURCE, 0, day, "slice", (), None, None, datetime.now(UTC)))
                 landed = number
-            heads.append(lake.publish(TABLE, number))
+            heads.append(publish(table, number))
         for _ in range(rounds):
             for what, cost in one_round(lake, heads).items():
                 found.setdefault((what, count), []).append(cost)
