@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.manifest import ManifestFile
 
 from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
@@ -211,6 +212,25 @@ def test_files_of_former_snapshots_that_are_gone_are_named(place: Place) -> None
     place.path(first).unlink()
     checked = place.warehouse.check(place.warehouse.choose(TABLE, None))
     assert checked.lost == () and len(checked.older) == 1 and Path(first).name in checked.older[0]
+
+
+def test_each_manifest_is_read_once_however_many_snapshots_share_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = place.make(publications=8)
+    place.drop()
+    read: list[str] = []
+    fetch = ManifestFile.fetch_manifest_entry
+
+    def counted(self: ManifestFile, *arguments: Any, **options: Any) -> Any:
+        read.append(self.manifest_path)
+        return fetch(self, *arguments, **options)
+
+    monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", counted)
+    checked = place.warehouse.check(place.warehouse.choose(TABLE, None))
+    assert (checked.lost, checked.older) == ((), ())
+    assert sorted(read) == sorted(each.manifest_path for each in table.current_snapshot().manifests(table.io))
+    assert len(read) == 8
 
 
 def test_a_purged_table_is_not_found(place: Place) -> None:

@@ -197,18 +197,19 @@ class Warehouse:
         table = self._open(dropped.metadata_location)
         there = self._there(dropped.location)
         head = table.current_snapshot()
-        now = set(snapshot_references(table, [head] if head else [], live=True))
+        seen: set[str] = set()  # snapshots share most manifests
+        now = set(snapshot_references(table, [head] if head else [], live=True, seen=seen))
         lost = sorted(file for file in now if not self._is_there(file, there))
         if lost:
             return Checked(dropped, len(now), tuple(lost), ())
         older: set[str] = set()
         for snapshot in table.metadata.snapshots:
-            older |= self._lost_of(table, snapshot, there)
+            older |= self._lost_of(table, snapshot, there, seen)
         return Checked(dropped, len(now), (), tuple(sorted(older)))
 
-    def _lost_of(self, table: StaticTable, snapshot: Any, there: frozenset[str]) -> set[str]:
+    def _lost_of(self, table: StaticTable, snapshot: Any, there: frozenset[str], seen: set[str]) -> set[str]:
         try:
-            files = set(snapshot_references(table, [snapshot], live=True))
+            files = set(snapshot_references(table, [snapshot], live=True, seen=seen))
         except IntegrityError as error:
             return {error.where}  # a list or a manifest that is gone: what it leads to is not known
         return {file for file in files if not self._is_there(file, there)}
