@@ -121,7 +121,7 @@ def plan_prune(vault: Vault, policy: Policy, public_key: str) -> Pruning:
     ]
     kept = {key for fate in fates if fate.is_kept for key in _keys(found[fate.set_id].files())}
     going = _objects(vault, {fate.set_id: found.get(fate.set_id) for fate in (*fates, *left) if not fate.is_kept}, kept)
-    free = tuple(stored for stored in going if not _is_locked(stored, vault.now))
+    free = tuple(stored for stored in going if not is_locked(stored, vault.now))
     return Pruning((*fates, *left), free, len(going) - len(free))
 
 
@@ -129,9 +129,9 @@ def run_prune(vault: Vault, plan: Pruning) -> int:
     """Do what was planned, under the lock of those who write backups; returns how many objects the server kept."""
     for set_id in plan.going:
         vault.put(set_key(set_id, PRUNED), b"", anew=True)
-        _remove_key(vault, set_key(set_id, COMPLETE))
+        remove_key(vault, set_key(set_id, COMPLETE))
     failpoint("backup.after_unseal")
-    refused = sum(in_threads(lambda stored: _remove(vault, stored), plan.objects))
+    refused = sum(in_threads(lambda stored: remove(vault, stored), plan.objects))
     if not refused and not plan.locked:
         for set_id in plan.going:
             _remove_documents(vault, set_id)
@@ -152,7 +152,7 @@ def _unless_locked(vault: Vault, found: BackupSet, fate: Fate) -> Fate:
     if fate.is_kept:
         return fate
     seals = _all(vault, set_key(found.id, COMPLETE))
-    until = max((seal.locked_until for seal in seals if _is_locked(seal, vault.now)), default="")
+    until = max((seal.locked_until for seal in seals if is_locked(seal, vault.now)), default="")
     if not until:
         return fate
     return Fate(fate.set_id, fate.cut_at, True, f"locked until {until}")
@@ -192,12 +192,13 @@ def _keys(files: Files) -> Iterable[str]:
     return (stored.key for entry in files.values() for stored in entry.objects)
 
 
-def _is_locked(stored: Stored, now: datetime) -> bool:
+def is_locked(stored: Stored, now: datetime) -> bool:
+    """Whether nobody can remove an object yet."""
     return bool(stored.locked_until) and datetime.fromisoformat(stored.locked_until) > now
 
 
-def _remove(vault: Vault, stored: Stored) -> int:
-    """Remove an object; 1 where the server refuses, since another set has locked it for longer."""
+def remove(vault: Vault, stored: Stored) -> int:
+    """Remove an object for good; 1 where the server refuses, since another set has locked it for longer."""
     try:
         vault.delete(stored)
     except SettingsError:
@@ -205,9 +206,9 @@ def _remove(vault: Vault, stored: Stored) -> int:
     return 0
 
 
-def _remove_key(vault: Vault, key: str) -> None:
-    for found in _all(vault, key):
-        _remove(vault, found)
+def remove_key(vault: Vault, key: str) -> int:
+    """Remove what is under a key in every version of it; returns how many the server refuses."""
+    return sum(remove(vault, found) for found in _all(vault, key))
 
 
 def _all(vault: Vault, key: str) -> list[Stored]:
@@ -220,4 +221,4 @@ def _remove_documents(vault: Vault, set_id: str) -> None:
     """The records and the set's own folder; its mark last, so that it is never taken for a begun one."""
     keys = [*vault.keys(f"{VERIFIED}{set_id}/"), f"{ROSTER}{set_id}", *vault.keys(f"{SETS}{set_id}/")]
     for key in sorted(keys, key=lambda key: key.endswith(PRUNED)):
-        _remove_key(vault, key)
+        remove_key(vault, key)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from botocore.exceptions import ClientError
@@ -172,12 +172,16 @@ class Vault:
             self.store.abort(key, upload_id)
             raise
 
-    def extended(self, stored: Stored) -> Stored:
-        """The same object, locked for the lock's days from now on. Asks the server only where less than that is left.
+    def is_due(self, stored: Stored) -> bool:
+        """Whether less than the lock's days are left of an object's lock.
 
         A little more than that is locked each time, so that not every set asks for every object.
         """
-        if not self.is_locking or (stored.locked_until and _moment(stored.locked_until) >= self._least):
+        return self.is_locking and (not stored.locked_until or _moment(stored.locked_until) < self._least)
+
+    def extended(self, stored: Stored) -> Stored:
+        """The same object, locked for the lock's days from now on. Asks the server only where that is due."""
+        if not self.is_due(stored):
             return stored
         lock, until = self._lock()
         retention: Any = {"Mode": "COMPLIANCE", "RetainUntilDate": lock["ObjectLockRetainUntilDate"]}
@@ -329,7 +333,9 @@ def _known(version: str | None) -> str:
     return "" if version in (None, "null") else str(version)
 
 
+@lru_cache(maxsize=1024)
 def _moment(text: str) -> datetime:
+    """A lock's end; all that was stored in one second has the same."""
     return datetime.fromisoformat(text)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -347,6 +347,7 @@ def tables_of(damages: Iterable[Damage]) -> list[str]:
     return sorted({table for damage in damages for table in damage.tables})
 
 
-def as_json(record: Verification) -> str:
-    """A verification for scripts."""
-    return json.dumps(json.loads(record.to_json()), ensure_ascii=False, indent=1)
+def as_json(record: Verification, bases: Sequence[Verification] = ()) -> str:
+    """A verification for scripts: that of a set, with those of the databases' base backups."""
+    found = {**json.loads(record.to_json()), "databases": [json.loads(base.to_json()) for base in bases]}
+    return json.dumps(found, ensure_ascii=False, indent=1)

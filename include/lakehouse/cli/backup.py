@@ -1,4 +1,4 @@
-"""``lakehouse backup``: create, list, show, verify, prune, key; and from `cli.drill`: status, drill."""
+"""``lakehouse backup``: create, databases, list, show, verify, prune, key; and from `cli.drill`: status, drill."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from lakehouse.core.errors import IntegrityError
 from lakehouse.core.settings import Settings, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lakehouse.backup.base_prune import BasePruning
     from lakehouse.backup.prune import Pruning
     from lakehouse.backup.records import Verification
     from lakehouse.backup.sets import Manifest
@@ -26,12 +29,13 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 SetId = Annotated[str, typer.Argument(metavar="[SET]", help="A set, as `list` names it; default: the newest.")]
 _MOST = 50
+_DIGITS = 8
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     group = typer.Typer(help="Back the whole lake up, and see that the backups are whole.", no_args_is_help=True)
-    for command in (create, list_sets, show, status, verify, drill, prune, key):
+    for command in (create, databases, list_sets, show, status, verify, drill, prune, key):
         group.command("list" if command is list_sets else command.__name__)(command)
     app.add_typer(group, name="backup")
 
@@ -69,6 +73,28 @@ def create(
     )
 
 
+def databases(as_json: Json = False) -> None:
+    """Make a base backup of the local PostgreSQL: all its databases, the catalog's and Airflow's with them.
+
+    Any later moment is reached from it along the log, which PostgreSQL archives by itself while `lakehouse up` knows a
+    bucket of backups. One each day keeps the way short.
+    """
+    from lakehouse.recovery.base_backup import back_up
+
+    current = settings()
+    current.require_servers()
+    current.require_backups()
+    with Console(stderr=True).status("copying the databases"):
+        base = back_up(current, SystemClock())
+    if as_json:
+        typer.echo(json.dumps({**asdict(base), "stored_bytes": base.stored_bytes}))
+        return
+    typer.echo(
+        f"{base.id} is complete: {decimal(base.size_bytes)}, {decimal(base.stored_bytes)} compressed. "
+        f"Any moment from {base.finished_at} on can be reached: `lakehouse restore-databases --at WHEN`."
+    )
+
+
 def list_sets(as_json: Json = False) -> None:
     """Say which sets there are, what each holds, and when it was last verified."""
     from lakehouse.backup.records import read_records
@@ -99,7 +125,10 @@ def list_sets(as_json: Json = False) -> None:
 
 
 def show(set_id: SetId = "", as_json: Json = False) -> None:
-    """Say what a set holds of each table, and the file that a catalog registers to read it in place."""
+    """Say what a set holds of each table, and the file that a catalog registers to read it in place.
+
+    `content` is the beginning of the content's fingerprint: equal ones are the same files, byte for byte.
+    """
     from lakehouse.backup.sets import load_set, require_known
     from lakehouse.backup.signing import public_key_of
 
@@ -110,12 +139,12 @@ def show(set_id: SetId = "", as_json: Json = False) -> None:
         return
     typer.echo(f"{manifest.id}: cut at {manifest.cut_at}, complete at {manifest.finished_at}")
     grid = Grid()
-    for column in ("table", "rows", "files", "size", "snapshot", "register to read in place"):
-        grid.add_column(column, overflow="fold")
+    for column in ("table", "rows", "files", "size", "snapshot", "content", "register to read in place"):
+        grid.add_column(column, overflow="fold", no_wrap=column in ("table", "content"))
     for table in manifest.tables:
         rows = "unknown" if table.rows is None else f"{table.rows:,}"
         snapshot = "none" if table.snapshot_id is None else str(table.snapshot_id)
-        counts = (rows, f"{table.files:,}", decimal(table.size_bytes), snapshot)
+        counts = (rows, f"{table.files:,}", decimal(table.size_bytes), snapshot, table.content_fingerprint[:_DIGITS])
         grid.add_row(escape(table.table), *counts, escape(table.query_metadata or table.kind.lower()))
     Console().print(grid)
     for source, ends in manifest.sources.items():
@@ -135,10 +164,13 @@ def verify(
 ) -> None:
     """Walk every reference of a set and look at every file. Ends with 7 where one is missing or damaged.
 
+    Then all base backups of the databases, and their log: where a segment is missing, it says which span that hurts.
+
     Metadata is always read whole; of data, size and the server's checksum are asked for, and a share of it is read:
     another one each day. In a bucket with versions what was stored is still there below a newer version, or a mark that
     it is gone: a restore reads it there, and --put-back makes the set one that is read in place again.
     """
+    from lakehouse.backup.base_check import verify_bases
     from lakehouse.backup.records import write_record
     from lakehouse.backup.sets import require_known
     from lakehouse.backup.signing import public_key_of
@@ -157,11 +189,17 @@ def verify(
         if laid:
             record = look(vault, known, public_key, share, SystemClock().now(), told)
             write_record(vault, record)
+        status.update("databases")
+        bases = verify_bases(vault, public_key, share, vault.now)
+    for each in bases:
+        write_record(vault, each)
     if as_json:
-        typer.echo(rendered(record))
+        typer.echo(rendered(record, bases))
     else:
         typer.echo("".join(f"{key}: what was stored is on top again\n" for key in laid), nl=False)
-        _say_verified(record)
+        for each in (record, *bases):
+            _say_verified(each)
+    _raise_where_damaged(bases)
     if record.others:
         sets = sorted({damage.key.split("/")[1] for damage in record.others})
         raise IntegrityError(
@@ -180,6 +218,17 @@ def verify(
         )
 
 
+def _raise_where_damaged(bases: Sequence[Verification]) -> None:
+    """Name damage of the databases' backups. What a set lacks is named by itself."""
+    if damaged := [each for each in bases if not each.is_good]:
+        count = len({damage.key for each in damaged for damage in each.damages})
+        raise IntegrityError(
+            f"{count} files of the databases' backups are missing or damaged",
+            where=f"they hurt {', '.join(each.set_id for each in damaged)}",
+            todo="run `lakehouse backup databases`: moments after a new base backup need none of them",
+        )
+
+
 def prune(
     hours: Annotated[int, typer.Option(min=0, help="Every set younger than this is kept.")] = 48,
     daily: Annotated[int, typer.Option(min=0, help="Days of which the newest set is kept.")] = 14,
@@ -192,8 +241,10 @@ def prune(
 ) -> None:
     """Remove the sets that no rule keeps, and the files that only they have. Never the newest, nor the last verified.
 
+    Base backups of the databases go by the same rules. Their log is kept from the oldest one of the days on.
     What is locked stays until its lock has passed.
     """
+    from lakehouse.backup.base_prune import plan_base_prune, run_base_prune
     from lakehouse.backup.prune import Policy, plan_prune, run_prune
     from lakehouse.backup.signing import public_key_of
     from lakehouse.ledger.retention_lock import pruning_backups
@@ -205,18 +256,21 @@ def prune(
         vault = _vault(current.as_backup_pruner())
         with Console(stderr=True).status("looking at the sets"):
             plan = plan_prune(vault, policy, public_key_of(current))
+            bases = plan_base_prune(vault, policy, public_key_of(current))
         if not as_json:
             _say_plan(plan)
-        takes = bool(plan.going) and not is_dry_run
+            _say_bases(bases)
+        takes = bool(plan.going or not bases.is_empty) and not is_dry_run
+        what = f"{len(plan.going)} sets, {len(bases.going)} base backups and {len(bases.log)} files of the log"
         if takes and not yes:
-            typer.confirm(f"Remove {len(plan.going)} sets for good?", abort=True, err=as_json)
-        refused = run_prune(vault, plan) if takes else 0
+            typer.confirm(f"Remove {what} for good?", abort=True, err=as_json)
+        refused = run_prune(vault, plan) + run_base_prune(vault, bases) if takes else 0
+    locked = plan.locked + bases.locked
     if as_json:
-        typer.echo(json.dumps({**_plain_plan(plan), "is_removed": takes, "refused": refused}))
+        found = {**_plain_plan(plan, bases), "is_removed": takes, "refused": refused}
+        typer.echo(json.dumps(found))
     elif takes:
-        typer.echo(
-            f"{len(plan.going)} sets are removed; {plan.locked + refused} files stay until their lock has passed."
-        )
+        typer.echo(f"Removed are {what}; {locked + refused} files stay until their lock has passed.")
     else:
         typer.echo("Nothing was removed.")
 
@@ -273,13 +327,23 @@ def _say_verified(record: Verification) -> None:
     )
 
 
-def _plain_plan(plan: Pruning) -> dict[str, Any]:
+def _plain_plan(plan: Pruning, bases: BasePruning) -> dict[str, Any]:
     return {
         "sets": [asdict(fate) for fate in plan.fates],
         "files": len(plan.objects),
         "bytes": plan.size_bytes,
-        "locked": plan.locked,
+        "locked": plan.locked + bases.locked,
+        "bases": [asdict(fate) for fate in bases.fates],
+        "log_files": len(bases.log),
     }
+
+
+def _say_bases(plan: BasePruning) -> None:
+    for fate in plan.fates:
+        typer.echo(f"databases {fate.set_id}  {'stays' if fate.is_kept else 'goes'}: {fate.reason}")
+    if plan.log:
+        size = decimal(sum(stored.size_bytes for stored in plan.log))
+        typer.echo(f"{len(plan.log):,} files of the databases' log go: no base backup needs them, {size}.")
 
 
 def _say_plan(plan: Pruning) -> None:

@@ -66,7 +66,7 @@ def drill(
     Nothing of the lake is touched. Every table's rows and old snapshots are compared. Ends with 7 where the set does
     not give back what it should.
     """
-    from lakehouse.cli.decide import user_name
+    from lakehouse.core.actor import user_name
     from lakehouse.recovery.drill import plan_drill, run_drill
 
     if len(approved_by) > _LONGEST_NAME or not approved_by.isprintable():
@@ -82,7 +82,7 @@ def drill(
             current,
             clock,
             plan,
-            actor=user_name(),
+            actor=user_name(current),
             approved_by=approved_by,
             told=lambda phase, files, size: shown.update(f"{phase}: {files:,} files, {decimal(size)}"),
         )

@@ -11,6 +11,7 @@ import typer
 from lakehouse.cli import (
     backup,
     contract,
+    databases,
     decide,
     demo,
     doctor,
@@ -59,6 +60,7 @@ for area in (
     quality,
     backup,
     restore,
+    databases,
     contract,
 ):
     area.register(app)

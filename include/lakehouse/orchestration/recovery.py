@@ -130,7 +130,9 @@ def restore_dag(index: Index) -> DAG:
         **common,
     )
     approve = ApprovalOperator(subject="Go on with this restore?", **_approval(dag))
-    confirm = tasks.RestoreOperator(task_id="confirm", looked="look", assets_of=partial(changed, index), **common)
+    confirm = tasks.RestoreOperator(
+        task_id="confirm", looked="look", approved="approve", assets_of=partial(changed, index), **common
+    )
     report = tasks.RestoreReportOperator(task_id="report", **common)
     look >> approve >> confirm >> report
     return dag

@@ -11,7 +11,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from lakehouse.core.errors import IntegrityError
-from lakehouse.orchestration.operators import TABLE, ConfirmOperator, Context, LakehouseOperator
+from lakehouse.orchestration.operators import TABLE, ConfirmOperator, Context, LakehouseOperator, approver
 
 DAMAGED = IntegrityError.exit_code
 VERIFIED = Asset(name="backup.verified", uri="x-lakehouse://backup/verified", group="backup")
@@ -160,7 +160,7 @@ class RestoreOperator(ConfirmOperator):
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
         seen = context["ti"].xcom_pull(task_ids=self.looked)
         words = ["restore", *seen["words"], "--yes", "--if-seen", seen["token"], "--json"]
-        said = self.run_command(words, actor=who_started(context)).said
+        said = self.run_command(words, actor=approver(context["ti"].xcom_pull(task_ids=self.approved))).said
         tables = [str(each["table"]) for each in said["tables"]]
         for asset in self.assets_of(tables):
             context["outlet_events"][self.PUBLISHED].add(asset, extra={"by": "restore", "set": said.get("set")})

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from lakehouse.core.settings import Settings
 from lakehouse.core.spark_place import OWN_PROCESS, OWN_SERVER
 from lakehouse.stack import (
     airflow,
+    archiving,
     backups,
     buckets,
     connect,
@@ -36,6 +38,7 @@ from lakehouse.stack import (
     roles,
     supervisor,
 )
+from lakehouse.stack.accounts import server_user
 from lakehouse.stack.credentials import Credentials
 from lakehouse.stack.files import file_lock, private_folder
 from lakehouse.stack.model import Login, ServerStatus, StackStatus, Stopped
@@ -77,13 +80,14 @@ def up(
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"the state folder cannot be made: {error}", todo="set LAKEHOUSE_HOME") from None
-    with file_lock(home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
+    with holding_stack(home):
         kept = credentials.load_or_create(settings)
         was = credentials.read_stack_env(home)
         lines = {name: was[name] for name in _KEPT_LINES if name in was}
         _postgres_up(settings, kept, lines)
         _s3_up(settings, kept, lines, console)
         lines.update(backups.key_line(settings, kept))
+        _archive_log(_as_written(settings, lines))
         settings = _spark_up(settings, kept, lines, asked=spark)
         credentials.write_stack_env(home, lines)
         if with_airflow:
@@ -98,15 +102,35 @@ def down(settings: Settings) -> Stopped:
     """Stop every server of this stack that is ours, with its children; the data and credentials stay."""
     if not settings.home.exists():
         return Stopped(())
-    with file_lock(settings.home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
-        stopped = [airflow.KIND] if supervisor.ensure_down(airflow.identity(settings.home)) else []
-        airflow.end_strays(settings.home)
-        # Then Spark: it works with the others.
-        ours = (*connect.identities(settings.home), *identities(settings.home), backups.identity(settings))
-        stopped += [one.kind for one in ours if supervisor.ensure_down(one)]
-        postgres.clear_unfinished(settings.home)
-        postgres.stop_orphans(settings.home / "postgres")
-    return Stopped(tuple(stopped))
+    with holding_stack(settings.home):
+        postgres.clear_restoring(settings.home)
+        stopped = _stop(settings.home, (*identities(settings.home), backups.identity(settings)))
+    return Stopped(stopped)
+
+
+def stop_databases(settings: Settings) -> Stopped:
+    """Stop PostgreSQL, and before it what works with it: Airflow and Spark. The S3 server goes on.
+
+    For whoever holds the lock of the stack.
+    """
+    return Stopped(_stop(settings.home, identities(settings.home)[:1]))
+
+
+def _stop(home: Path, servers: Sequence[Identity]) -> tuple[str, ...]:
+    stopped = [airflow.KIND] if supervisor.ensure_down(airflow.identity(home)) else []
+    airflow.end_strays(home)
+    # Then Spark: it works with the others.
+    stopped += [one.kind for one in (*connect.identities(home), *servers) if supervisor.ensure_down(one)]
+    postgres.clear_unfinished(home)
+    postgres.stop_orphans(home / "postgres")
+    return tuple(stopped)
+
+
+@contextmanager
+def holding_stack(home: Path) -> Iterator[None]:
+    """While this is held, nobody else starts or stops servers of this home."""
+    with file_lock(home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
+        yield
 
 
 def logins(settings: Settings) -> tuple[Login, ...]:
@@ -180,7 +204,13 @@ def _postgres_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -
         supervisor.ensure_down(identity)
         return
     remember = _remember(settings.home, lines, lambda port: credentials.postgres_lines(settings, kept, port))
-    supervisor.ensure_up(identity, _postgres_launch(settings, kept, identity), remember)
+    supervisor.ensure_up(identity, _postgres_launch(_as_written(settings, lines), kept, identity), remember)
+
+
+def _archive_log(settings: Settings) -> None:
+    """Who writes backups may have changed, or is known only now that the S3 server runs."""
+    if archiving.is_on(settings) and not external.is_postgres_external(settings):
+        archiving.write_identity(settings, server_user(settings.home / "postgres"))
 
 
 def _postgres_launch(settings: Settings, kept: Credentials, identity: Identity) -> Launch:
@@ -188,19 +218,27 @@ def _postgres_launch(settings: Settings, kept: Credentials, identity: Identity) 
     is_set = settings.postgres_port != remembered or "LAKEHOUSE_POSTGRES_PORT" in os.environ
     wanted = settings.postgres_port if is_set else 0
     password = kept.passwords.superuser
-    facts = (settings.catalog_database, settings.catalog_user, settings.reader_user, wanted)
+    facts = (settings.catalog_database, settings.catalog_user, settings.reader_user, wanted, *archiving.facts(settings))
+    more = archiving.options(archiving.folder_of(settings.home)) if archiving.is_on(settings) else {}
     return Launch(
         wanted_port=wanted,
         remembered_port=remembered,
         port_setting="LAKEHOUSE_POSTGRES_PORT",
         ready_for=kept.fingerprint(*facts),
-        prepare=lambda: postgres.prepare(identity.data, password),
-        command=lambda port: postgres.command(identity.data, port),
+        prepare=lambda: _prepare_postgres(settings, identity.data, password),
+        command=lambda port: postgres.command(identity.data, port, more),
         environment=postgres.environment(),
         is_ready=lambda port: postgres.is_ready(port, password),
         make_ready=lambda port: roles.provision(settings, port, kept.passwords),
         start_seconds=postgres.START_SECONDS,
     )
+
+
+def _prepare_postgres(settings: Settings, data: Path, password: str) -> User | None:
+    user = postgres.prepare(data, password)
+    if user and archiving.is_on(settings):
+        archiving.let_run_python(user)
+    return user
 
 
 def _airflow_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -> None:
