@@ -84,7 +84,7 @@ def compare(backed_up: BackedUp, restored: Table, live: LiveTable, there: Mappin
         tags=sum(ref.snapshot_ref_type == "tag" for ref in metadata.refs.values()),
         compared="rows" if found else "files",
         is_live_compared=is_live_compared,
-        fingerprint=found.fingerprint if found else "",
+        fingerprint=found.fingerprint if found else backed_up.content_fingerprint,
         seconds=time.monotonic() - begun,
         problems=tuple(problems),
     )
