@@ -352,8 +352,8 @@ def test_the_commands_plan_restore_and_undo(lake: SmallLake, monkeypatch: pytest
     planned = json.loads(say("restore", "--all", "--dry-run", "--json"))
     assert planned["set"] == made.id and planned["kept"] == ["gold.sales"] and "restored" not in planned
     [sales] = [each for each in planned["tables"] if each["table"] == "gold.sales"]
-    assert (sales["rows_before"], sales["rows_after"]) == (3, 1)
-    assert "gold.sales: 3 rows now, 1 then" in say("restore", "gold", "--dry-run") and lake.contents() == after
+    assert (sales["rows_before"], sales["rows_after"]) == (5, 3)
+    assert "gold.sales: 5 rows now, 3 then" in say("restore", "gold", "--dry-run") and lake.contents() == after
     done = json.loads(say("restore", "--all", "--yes", "--json", "--if-seen", planned["token"]))
     assert done["restored"] == ["gold.sales"] and done["verified"]["files"] > 10 and lake.contents() == before
     wrong = CliRunner().invoke(app, ["restore", "--all", "--yes", "--if-seen", planned["token"]])

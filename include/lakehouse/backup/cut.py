@@ -30,7 +30,7 @@ _NAMESPACES = "SELECT * FROM iceberg_namespace_properties WHERE catalog_name = :
 def cut(engine: Engine, landing: ObjectStore, places: Places, clock: Clock, parent: str, since: Ends) -> Plan:
     """The plan of a new set. ``since`` are the ends of the logs at its parent, which they must not have lost."""
     at = clock.now()
-    pointers, namespaces = _read_catalog(engine)
+    pointers, namespaces = read_catalog(engine)
     return Plan(
         id=f"{at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
         cut_at=at.isoformat(),
@@ -46,7 +46,8 @@ def cut(engine: Engine, landing: ObjectStore, places: Places, clock: Clock, pare
 Ends = Mapping[str, LogEnds]
 
 
-def _read_catalog(engine: Engine) -> tuple[tuple[Pointer, ...], tuple[tuple[str, str, str], ...]]:
+def read_catalog(engine: Engine) -> tuple[tuple[Pointer, ...], tuple[tuple[str, str, str], ...]]:
+    """All pointers from one statement, and the properties of the namespaces."""
     from sqlalchemy.exc import ProgrammingError
 
     try:

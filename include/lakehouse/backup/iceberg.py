@@ -35,7 +35,7 @@ Document = dict[str, Any]
 Move = Callable[[str], tuple[str, int | None]]
 """Where a path leads in the copy, and the size of what is there where that is not the original's."""
 
-_DELETED = 2
+DELETED = 2
 _PATH_FIELD = 2147483546  # the column of position deletes that has the path, which bounds of manifests name
 _LIST = {"manifest_path": True, "manifest_length": True}
 _DATA_FILE = {"content": True, "file_path": True, "file_format": True, "file_size_in_bytes": True, "record_count": True}
@@ -97,12 +97,13 @@ def list_references(data: bytes) -> Iterator[Reference]:
 def manifest_references(data: bytes) -> Iterator[Reference]:
     """The data and delete files that live in a manifest; those that it says are gone need not exist."""
     for record in read_records(data, _ENTRY).records:
-        if record["status"] != _DELETED:
+        if record["status"] != DELETED:
             file = record["data_file"]
-            yield Reference(file["file_path"], _file_kind(file), file["file_size_in_bytes"])
+            yield Reference(file["file_path"], file_kind(file), file["file_size_in_bytes"])
 
 
-def _file_kind(file: Document) -> Kind:
+def file_kind(file: Document) -> Kind:
+    """What an entry of a manifest is about."""
     content = file.get("content", 0)
     if content == 0:
         return "data"
@@ -216,16 +217,22 @@ def _rewrite_positions(data: bytes, moved: Callable[[str], str]) -> bytes:
 
 def _rewrite_puffin(data: bytes, moved: Callable[[str], str]) -> bytes:
     """Only the footer names files; what is before it keeps its place, and so its offsets."""
-    size, flags = struct.unpack("<iI", data[-12:-4]) if len(data) >= 16 else (0, 0)
-    start = len(data) - 12 - size
-    if data[:4] != _PUFFIN or data[-4:] != _PUFFIN or start < 8 or data[start - 4 : start] != _PUFFIN:
-        raise ValueError("it is no whole Puffin file")
-    if flags:
-        raise ValueError("its footer is compressed, which is not known here")
-    footer = json.loads(data[start:-12])
+    footer, start = puffin_footer(data)
     for blob in footer["blobs"]:
         properties = blob.get("properties") or {}
         if path := properties.get("referenced-data-file"):
             properties["referenced-data-file"] = moved(path)
     text = json.dumps(footer, ensure_ascii=False, separators=(",", ":")).encode()
     return data[:start] + text + struct.pack("<iI", len(text), 0) + _PUFFIN
+
+
+def puffin_footer(data: bytes) -> tuple[Document, int]:
+    """The footer of a Puffin file and where it starts. Raises :class:`ValueError` where it is no whole one."""
+    size, flags = struct.unpack("<iI", data[-12:-4]) if len(data) >= 16 else (0, 0)
+    start = len(data) - 12 - size
+    if data[:4] != _PUFFIN or data[-4:] != _PUFFIN or start < 8 or data[start - 4 : start] != _PUFFIN:
+        raise ValueError("it is no whole Puffin file")
+    if flags:
+        raise ValueError("its footer is compressed, which is not known here")
+    footer: Document = json.loads(data[start:-12])
+    return footer, start

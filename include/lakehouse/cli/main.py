@@ -11,10 +11,12 @@ import typer
 from lakehouse.cli import (
     backup,
     contract,
+    databases,
     decide,
     demo,
     doctor,
     dropped,
+    fsck,
     history,
     land,
     maintain,
@@ -54,9 +56,11 @@ for area in (
     history,
     travel,
     dropped,
+    fsck,
     quality,
     backup,
     restore,
+    databases,
     contract,
 ):
     area.register(app)

@@ -22,7 +22,7 @@ from lakehouse.core.names import TableName
 from lakehouse.core.process import runs
 from lakehouse.core.settings import Settings
 from lakehouse.engine.lock import LOCKS_OF, connected, lock_number, table_locks
-from lakehouse.engine.orphans import ORPHAN_DAYS, find_orphans, places
+from lakehouse.engine.orphans import ORPHAN_DAYS, find_orphans, places, sharing
 from lakehouse.engine.pointer import (
     FORK_PREFIX,
     UPKEEP_PREFIX,
@@ -35,6 +35,7 @@ from lakehouse.engine.pointer import (
 )
 from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.log import OBJECTS, read_log
+from lakehouse.ledger.retention_lock import removing_files
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import BRANCH_PREFIX, catalog_tables, load_table, open_catalog
 
@@ -193,7 +194,9 @@ class Leftovers:
         return "dead", f"staged at {modified_at:%Y-%m-%d %H:%M} UTC, and no log names it"
 
     def _files(self) -> Iterator[Leftover]:
-        for location, names in places(self.catalog).items():
+        found_places = places(self.catalog)
+        for location in found_places:
+            names = sharing(found_places, location)
             if found := find_orphans(self.catalog, self.store, location, names, self.now):
                 what = f"{len(found.files)} files, {found.size_bytes:,} bytes"
                 why = f"no table refers to them, and they are older than {ORPHAN_DAYS} days"
@@ -201,8 +204,8 @@ class Leftovers:
 
     def _delete_files(self, leftover: Leftover) -> str:
         """Look again under the locks of all tables that lie there."""
-        names = places(self.catalog).get(leftover.where, [])
-        with table_locks(self.settings, names, wait_seconds=0):
+        names = sharing(places(self.catalog), leftover.where)
+        with removing_files(self.settings), table_locks(self.settings, names, wait_seconds=0):
             if found := find_orphans(self.catalog, self.store, leftover.where, names, self.now):
                 found.delete()
         return ""

@@ -69,6 +69,13 @@ def pruning_backups(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
+def drilling(settings: Settings) -> Iterator[None]:
+    """While this is held, no set is pruned, and nobody else drills: scratch places of others are of dead drills."""
+    with reading_backups(settings), _held(settings, "drill", _EXCLUSIVE, "a drill is being made"):
+        yield
+
+
+@contextmanager
 def _held(settings: Settings, name: str, statement: LiteralString, busy: str) -> Iterator[None]:
     with connect(settings, name.replace(" ", "-")) as connection:
         row = connection.execute(statement, (lock_number(name),)).fetchone()

@@ -1,4 +1,5 @@
-"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL, an S3 server, Spark Connect and Airflow, on loopback.
+"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL, an S3 server and one for backups, Spark Connect and
+Airflow, on loopback.
 
 A server that the settings place elsewhere is never started or stopped, only checked.
 """
@@ -8,7 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +25,8 @@ from lakehouse.core.settings import Settings
 from lakehouse.core.spark_place import OWN_PROCESS, OWN_SERVER
 from lakehouse.stack import (
     airflow,
+    archiving,
+    backups,
     buckets,
     connect,
     credentials,
@@ -32,6 +38,7 @@ from lakehouse.stack import (
     roles,
     supervisor,
 )
+from lakehouse.stack.accounts import server_user
 from lakehouse.stack.credentials import Credentials
 from lakehouse.stack.files import file_lock, private_folder
 from lakehouse.stack.model import Login, ServerStatus, StackStatus, Stopped
@@ -41,6 +48,7 @@ from lakehouse.stack.supervisor import Identity, Launch
 _LOCK_SECONDS = 2400.0
 _KEPT_LINES = ("LAKEHOUSE_AIRFLOW_URL",)
 _MINIO_STOP = ((signal.SIGTERM, 15.0),)
+_WRITING = threading.Lock()
 _STAND_IN = (
     "moto stands in for MinIO: it keeps data in MEMORY ONLY, and loses it when it stops. It is for trying out, "
     "never for data that matters"
@@ -72,12 +80,14 @@ def up(
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"the state folder cannot be made: {error}", todo="set LAKEHOUSE_HOME") from None
-    with file_lock(home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
+    with holding_stack(home):
         kept = credentials.load_or_create(settings)
         was = credentials.read_stack_env(home)
         lines = {name: was[name] for name in _KEPT_LINES if name in was}
         _postgres_up(settings, kept, lines)
         _s3_up(settings, kept, lines, console)
+        lines.update(backups.key_line(settings, kept))
+        _archive_log(_as_written(settings, lines))
         settings = _spark_up(settings, kept, lines, asked=spark)
         credentials.write_stack_env(home, lines)
         if with_airflow:
@@ -92,15 +102,35 @@ def down(settings: Settings) -> Stopped:
     """Stop every server of this stack that is ours, with its children; the data and credentials stay."""
     if not settings.home.exists():
         return Stopped(())
-    with file_lock(settings.home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
-        stopped = [airflow.KIND] if supervisor.ensure_down(airflow.identity(settings.home)) else []
-        airflow.end_strays(settings.home)
-        # Then Spark: it works with the others.
-        ours = (*connect.identities(settings.home), *identities(settings.home))
-        stopped += [one.kind for one in ours if supervisor.ensure_down(one)]
-        postgres.clear_unfinished(settings.home)
-        postgres.stop_orphans(settings.home / "postgres")
-    return Stopped(tuple(stopped))
+    with holding_stack(settings.home):
+        postgres.clear_restoring(settings.home)
+        stopped = _stop(settings.home, (*identities(settings.home), backups.identity(settings)))
+    return Stopped(stopped)
+
+
+def stop_databases(settings: Settings) -> Stopped:
+    """Stop PostgreSQL, and before it what works with it: Airflow and Spark. The S3 server goes on.
+
+    For whoever holds the lock of the stack.
+    """
+    return Stopped(_stop(settings.home, identities(settings.home)[:1]))
+
+
+def _stop(home: Path, servers: Sequence[Identity]) -> tuple[str, ...]:
+    stopped = [airflow.KIND] if supervisor.ensure_down(airflow.identity(home)) else []
+    airflow.end_strays(home)
+    # Then Spark: it works with the others.
+    stopped += [one.kind for one in (*connect.identities(home), *servers) if supervisor.ensure_down(one)]
+    postgres.clear_unfinished(home)
+    postgres.stop_orphans(home / "postgres")
+    return tuple(stopped)
+
+
+@contextmanager
+def holding_stack(home: Path) -> Iterator[None]:
+    """While this is held, nobody else starts or stops servers of this home."""
+    with file_lock(home / "stack.lock", _LOCK_SECONDS, "starting or stopping this stack"):
+        yield
 
 
 def logins(settings: Settings) -> tuple[Login, ...]:
@@ -115,6 +145,7 @@ def status(settings: Settings) -> StackStatus:
     servers: tuple[ServerStatus, ...] = (
         external.postgres_status(settings) if external.is_postgres_external(settings) else _local_status(postgresql),
         external.s3_status(settings) if external.is_s3_external(settings) else _local_status(s3_server),
+        *_backups_status(settings),
         *_airflow_status(settings.home),
     )
     if settings.spark_master == OWN_SERVER or connect.are_wanted(settings, asked=False):
@@ -137,6 +168,13 @@ def _local_status(identity: Identity) -> ServerStatus:
     return ServerStatus(identity.name, identity.kind, "up", address, record.pid, str(identity.data))
 
 
+def _backups_status(settings: Settings) -> tuple[ServerStatus, ...]:
+    """The server of backups is one of ours wherever the lake's MinIO is. Another place is none of this stack's."""
+    identity = backups.identity(settings)
+    is_ours = supervisor.current(identities(settings.home)[1]) is not None and not backups.is_external(settings)
+    return (_local_status(identity),) if is_ours or supervisor.current(identity) else ()
+
+
 def _airflow_status(home: Path) -> tuple[ServerStatus, ...]:
     """Airflow is one of the servers once it was started, until `down`."""
     identity = airflow.identity(home)
@@ -153,8 +191,9 @@ def _remember(home: Path, lines: dict[str, str], new: Callable[[int], dict[str, 
     """Write a server's port and credentials down before it starts, so that a cut start can be taken up again."""
 
     def write(port: int) -> None:
-        lines.update(new(port))
-        credentials.write_stack_env(home, {**credentials.read_stack_env(home), **lines})
+        with _WRITING:
+            lines.update(new(port))
+            credentials.write_stack_env(home, {**credentials.read_stack_env(home), **lines})
 
     return write
 
@@ -165,7 +204,13 @@ def _postgres_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -
         supervisor.ensure_down(identity)
         return
     remember = _remember(settings.home, lines, lambda port: credentials.postgres_lines(settings, kept, port))
-    supervisor.ensure_up(identity, _postgres_launch(settings, kept, identity), remember)
+    supervisor.ensure_up(identity, _postgres_launch(_as_written(settings, lines), kept, identity), remember)
+
+
+def _archive_log(settings: Settings) -> None:
+    """Who writes backups may have changed, or is known only now that the S3 server runs."""
+    if archiving.is_on(settings) and not external.is_postgres_external(settings):
+        archiving.write_identity(settings, server_user(settings.home / "postgres"))
 
 
 def _postgres_launch(settings: Settings, kept: Credentials, identity: Identity) -> Launch:
@@ -173,19 +218,27 @@ def _postgres_launch(settings: Settings, kept: Credentials, identity: Identity) 
     is_set = settings.postgres_port != remembered or "LAKEHOUSE_POSTGRES_PORT" in os.environ
     wanted = settings.postgres_port if is_set else 0
     password = kept.passwords.superuser
-    facts = (settings.catalog_database, settings.catalog_user, settings.reader_user, wanted)
+    facts = (settings.catalog_database, settings.catalog_user, settings.reader_user, wanted, *archiving.facts(settings))
+    more = archiving.options(archiving.folder_of(settings.home)) if archiving.is_on(settings) else {}
     return Launch(
         wanted_port=wanted,
         remembered_port=remembered,
         port_setting="LAKEHOUSE_POSTGRES_PORT",
         ready_for=kept.fingerprint(*facts),
-        prepare=lambda: postgres.prepare(identity.data, password),
-        command=lambda port: postgres.command(identity.data, port),
+        prepare=lambda: _prepare_postgres(settings, identity.data, password),
+        command=lambda port: postgres.command(identity.data, port, more),
         environment=postgres.environment(),
         is_ready=lambda port: postgres.is_ready(port, password),
         make_ready=lambda port: roles.provision(settings, port, kept.passwords),
         start_seconds=postgres.START_SECONDS,
     )
+
+
+def _prepare_postgres(settings: Settings, data: Path, password: str) -> User | None:
+    user = postgres.prepare(data, password)
+    if user and archiving.is_on(settings):
+        archiving.let_run_python(user)
+    return user
 
 
 def _airflow_up(settings: Settings, kept: Credentials, lines: dict[str, str]) -> None:
@@ -198,12 +251,26 @@ def _s3_up(settings: Settings, kept: Credentials, lines: dict[str, str], console
     if external.is_s3_external(settings):
         supervisor.ensure_down(minio_server)
         supervisor.ensure_down(moto_server)
+        _backups_up(settings, kept, lines, None)
         return
     program = _s3_program(settings, minio_server, moto_server, console)
     identity, other = (minio_server, moto_server) if program else (moto_server, minio_server)
     supervisor.ensure_down(other)
     remember = _remember(settings.home, lines, lambda port: credentials.s3_lines(kept, port))
-    supervisor.ensure_up(identity, _s3_launch(settings, kept, identity, program), remember)
+    with ThreadPoolExecutor(1) as beside:
+        second = beside.submit(_backups_up, settings, kept, lines, program)
+        supervisor.ensure_up(identity, _s3_launch(settings, kept, identity, program), remember)
+        second.result()
+
+
+def _backups_up(settings: Settings, kept: Credentials, lines: dict[str, str], program: Path | None) -> None:
+    """The server of backups beside a MinIO of ours; beside nothing else, and not where backups go elsewhere."""
+    identity = backups.identity(settings)
+    if program is None or backups.is_external(settings):
+        supervisor.ensure_down(identity)
+        return
+    remember = _remember(settings.home, lines, lambda port: backups.lines(settings, kept, port))
+    supervisor.ensure_up(identity, backups.launch(settings, kept, program), remember)
 
 
 def _s3_program(
@@ -272,7 +339,7 @@ def _make_folder(data: Path) -> User | None:
 
 def _s3_command(identity: Identity, program: Path | None, port: int) -> list[str]:
     if program:
-        return minio.command(program, identity.data, port, ports.any_free())
+        return minio.command(program, identity.data, port, ports.any_free(), identity.home / "minio-certs")
     return [sys.executable, "-m", "lakehouse.stack.moto_server", str(port), str(identity.data)]
 
 

