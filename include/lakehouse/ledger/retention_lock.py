@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import LiteralString
+
+import psycopg
 
 from lakehouse.core.errors import TableBusy
 from lakehouse.core.settings import Settings
@@ -79,4 +81,8 @@ def _held(settings: Settings, name: str, statement: LiteralString, busy: str) ->
         row = connection.execute(statement, (lock_number(name),)).fetchone()
         if row is None or not row[0]:
             raise TableBusy(f"{busy} by another process", untouched="everything", todo="run it again when that is done")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(psycopg.Error):  # a connection that is lost holds nothing
+                connection.execute("SELECT pg_advisory_unlock_all()")  # closing alone is heard of some time later
