@@ -37,7 +37,7 @@ cat >"$unfinished" <<END
 # Made by docker/make-env.sh. Keep it: without these passwords there is no way to the data in the volumes.
 # Everything that may stand here is in docs/docker.md.
 STACK_ENV=1
-COMPOSE_PROFILES=postgres,s3
+COMPOSE_PROFILES=postgres,s3,backups
 
 # PostgreSQL: one password for each role.
 LAKEHOUSE_SUPERUSER_PASSWORD=$(password)
@@ -55,6 +55,18 @@ STACK_ALL_CONNECTIONS='{"crm": "postgresql://lakehouse_ingest:$ingest$crm", "crm
 
 LAKEHOUSE_S3_ACCESS_KEY_ID=$(password)
 LAKEHOUSE_S3_SECRET_ACCESS_KEY=$(password)
+
+# Backups: the root of their server, who writes, who removes and who only reads them, and the key that signs them.
+# Without that key a backup cannot be told from a forged one: keep a copy of it somewhere else.
+LAKEHOUSE_BACKUP_ROOT_ACCESS_KEY_ID=$(password)
+LAKEHOUSE_BACKUP_ROOT_SECRET_ACCESS_KEY=$(password)
+LAKEHOUSE_BACKUP_S3_ACCESS_KEY_ID=$(password)
+LAKEHOUSE_BACKUP_S3_SECRET_ACCESS_KEY=$(password)
+LAKEHOUSE_BACKUP_PRUNER_S3_ACCESS_KEY_ID=$(password)
+LAKEHOUSE_BACKUP_PRUNER_S3_SECRET_ACCESS_KEY=$(password)
+LAKEHOUSE_BACKUP_READER_S3_ACCESS_KEY_ID=$(password)
+LAKEHOUSE_BACKUP_READER_S3_SECRET_ACCESS_KEY=$(password)
+LAKEHOUSE_BACKUP_SIGNING_KEY=$(random 32 44)
 
 # Spark settings of every job, as JSON. With the secret, a cluster takes work from this stack only.
 LAKEHOUSE_SPARK_CONF='{"spark.authenticate": "true", "spark.authenticate.secret": "$(password)"}'

@@ -149,8 +149,15 @@ def catalog_at(settings: Settings, path: Path) -> Any:
 
 
 def read_in_place(settings: Settings, found: BackupSet, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every table of a set, from a scratch catalog that knows nothing but the set."""
-    scratch = catalog_at(settings, folder / f"scratch-{uuid.uuid4().hex}.db")
+    """The rows of every table of a set, from a scratch catalog that knows nothing but the set and who may read it."""
+    reader = settings.as_backup_reader()
+    place = {
+        "s3_endpoint": reader.backup_s3_endpoint or reader.s3_endpoint,
+        "s3_access_key_id": reader.backup_s3_access_key_id or reader.s3_access_key_id,
+    }
+    if reader.backup_s3_access_key_id:
+        place |= {"s3_secret_access_key": reader.backup_s3_secret_access_key}
+    scratch = catalog_at(settings.model_copy(update=place), folder / f"scratch-{uuid.uuid4().hex}.db")
     rows = {}
     for table in found.manifest.tables:
         scratch.create_namespace_if_not_exists(table.table.partition(".")[0])
@@ -217,7 +224,8 @@ def add_position_deletes(lake: SmallLake, name: str, positions: tuple[int, ...])
     with write_manifest_list(2, output, new_id, snapshot.snapshot_id, sequence, "deflate") as manifests:
         manifests.add_manifests([*snapshot.manifests(table.io), writer.to_manifest_file()])
     document = json.loads(metadata.model_dump_json(by_alias=True, exclude_none=True))
-    summary = {"operation": "delete", "total-records": "3", "total-position-deletes": str(len(positions))}
+    total = str(snapshot.summary["total-records"])
+    summary = {"operation": "delete", "total-records": total, "total-position-deletes": str(len(positions))}
     added = {
         "snapshot-id": new_id,
         "parent-snapshot-id": snapshot.snapshot_id,
@@ -230,6 +238,8 @@ def add_position_deletes(lake: SmallLake, name: str, positions: tuple[int, ...])
     document["snapshots"].append(added)
     document |= {"current-snapshot-id": new_id, "last-sequence-number": sequence}
     document["refs"]["main"]["snapshot-id"] = new_id
+    document["snapshot-log"].append({"timestamp-ms": added["timestamp-ms"], "snapshot-id": new_id})
+    document["last-updated-ms"] = max(document["last-updated-ms"], added["timestamp-ms"])
     document["metadata-log"] = [
         *document.get("metadata-log", []),
         {"timestamp-ms": document["last-updated-ms"], "metadata-file": table.metadata_location},

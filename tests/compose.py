@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from lakehouse.core.settings import PROJECT_ROOT, Settings, load_settings
-from lakehouse.stack import buckets, credentials, down, roles, up
+from lakehouse.stack import backup_access, buckets, credentials, down, roles, up
 from lakehouse.stack.files import write_env
 from lakehouse.stack.ports import LOOPBACK
 
@@ -133,6 +133,8 @@ def _fresh_servers(root: Path) -> Iterator[tuple[Settings, Here]]:
         "POSTGRES_SUPERUSER_PASSWORD": env["LAKEHOUSE_SUPERUSER_PASSWORD"],
         "S3_ACCESS_KEY_ID": env["LAKEHOUSE_S3_ACCESS_KEY_ID"],
         "S3_SECRET_ACCESS_KEY": env["LAKEHOUSE_S3_SECRET_ACCESS_KEY"],
+        "BACKUP_ROOT_ACCESS_KEY_ID": env["LAKEHOUSE_BACKUP_ROOT_ACCESS_KEY_ID"],
+        "BACKUP_ROOT_SECRET_ACCESS_KEY": env["LAKEHOUSE_BACKUP_ROOT_SECRET_ACCESS_KEY"],
     }
     write_env(credentials.admin_path(home), given, "Of the containers.")
     with pytest.MonkeyPatch.context() as patch:
@@ -140,6 +142,7 @@ def _fresh_servers(root: Path) -> Iterator[tuple[Settings, Here]]:
             patch.delenv(name)
         patch.setattr(roles, "provision", lambda *arguments: None)
         patch.setattr(buckets, "create", lambda *arguments: None)
+        patch.setattr(backup_access, "make", lambda *arguments: None)
         try:
             up(load_settings(home))
             settings = load_settings(home)
@@ -157,6 +160,7 @@ def _beside(settings: Settings, root: Path, env: Mapping[str, str]) -> Here:
             "/opt/lakehouse": str(PROJECT_ROOT),
             "/var/lib/lakehouse": str(root / "home"),
             "http://s3:9000": settings.s3_endpoint,
+            "http://backups:9000": settings.backup_s3_endpoint,
         },
         told={"LAKEHOUSE_POSTGRES_HOST": LOOPBACK, "LAKEHOUSE_POSTGRES_PORT": str(settings.postgres_port)},
     )

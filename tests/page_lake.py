@@ -25,6 +25,8 @@ from lakehouse.page.refresh import Refresher
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
+    from lakehouse.page.servers import BackupPlace
+
 NOW = datetime(2024, 4, 10, 12, tzinfo=UTC)
 DBT = PROJECT_ROOT / "include" / "dbt"
 
@@ -89,6 +91,7 @@ class FakeLake:
     made: dict[str, Table] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     is_catalog_away: bool = False
+    backups: BackupPlace | None = None
 
     @property
     def store(self) -> ObjectStore:

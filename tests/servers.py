@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from lakehouse.engine.publish import Lake
 
 NewLake = Callable[[], "Lake"]
+BACKUP_PLACE = (
+    "backup_bucket", "backup_s3_endpoint", "backup_s3_access_key_id", "backup_s3_secret_access_key",
+    "backup_pruner_s3_access_key_id", "backup_pruner_s3_secret_access_key", "backup_reader_s3_access_key_id",
+    "backup_reader_s3_secret_access_key",
+)  # fmt: skip
+"""The settings that say where backups go, and as whom."""
 
 
 def as_catalog_user(settings: Settings, **options: Any) -> psycopg.Connection:
@@ -54,13 +60,17 @@ def servers(read_settings: Callable[[], Settings]) -> Iterator[Settings]:
 
 
 def another_place(servers: Settings) -> Settings:
-    """Settings of a place that nobody used before: a catalog database and buckets of its own."""
+    """Settings of a place that nobody used before: a catalog database and buckets of its own.
+
+    Backups of it go to the lake's own server, where each test may make a bucket; tests/recovery has the other one.
+    """
     mark = uuid.uuid4().hex[:12]
     mine = servers.model_copy(
         update={
             "catalog_database": f"lake_{mark}",
             "landing_bucket": f"landing-{mark}",
             "warehouse_bucket": f"warehouse-{mark}",
+            **{name: type(getattr(servers, name))("") for name in BACKUP_PLACE},
         }
     )
     roles.provision(mine, mine.postgres_port, credentials.load_or_create(servers).passwords)

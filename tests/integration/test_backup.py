@@ -20,9 +20,9 @@ from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, wr
 
 from lakehouse.backup.create import create
 from lakehouse.backup.records import Damage, write_record
-from lakehouse.backup.sets import BackupSet, Entry, complete_ids, set_ids
+from lakehouse.backup.sets import BackupSet, complete_ids, set_ids
 from lakehouse.backup.signing import new_key, public_key_of
-from lakehouse.backup.vault import Stored, Vault
+from lakehouse.backup.vault import Vault
 from lakehouse.backup.verify import Share, verify
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import TableBusy
@@ -168,42 +168,6 @@ def test_a_backup_that_is_killed_anywhere_goes_on(lake: Lake, tmp_path: Path, ch
     assert len(complete_ids(vault)) == 2 and made.manifest.new_files == 0
     assert read_in_place(lake.settings, made, tmp_path) == before
     assert damages(lake, made) == ()
-
-
-def test_each_kind_of_damage_is_named_and_healed(lake: Lake, tmp_path: Path, chance: random.Random) -> None:
-    grow(lake, tmp_path, chance, 0)
-    grow(lake, tmp_path, chance, 1)
-    lake.spark.sql(f"CALL {CATALOG}.system.compute_table_stats('ops.old_format')")
-    made = create(lake.settings, SystemClock())
-    chosen: dict[tuple[str, bool], tuple[Entry, Stored]] = {}
-    for entry in made.files().values():
-        for stored in entry.objects:
-            chosen.setdefault((entry.kind, stored is entry.copy), (entry, stored))
-    assert len(chosen) >= 14
-    vault, bucket = Vault.open(lake.settings, SystemClock().now()), lake.settings.backup_bucket
-    for how in ("delete", "truncate", "flip", "swap"):
-        for _, stored in chosen.values():
-            body, place = vault.get(stored.key), chance.randrange(stored.size_bytes)
-            bodies = {
-                "truncate": body[:place],
-                "flip": body[:place] + bytes([body[place] ^ (1 << chance.randrange(8))]) + body[place + 1 :],
-                "swap": bytes(reversed(body)) if body != body[::-1] else body + b"x",
-            }
-            if how == "delete":
-                vault.store.client.delete_object(Bucket=bucket, Key=stored.key)
-            else:
-                vault.store.client.put_object(Bucket=bucket, Key=stored.key, Body=bodies[how])
-        found = {damage.key: damage for damage in damages(lake, made)}
-        assert found.keys() == {stored.key for _, stored in chosen.values()}
-        assert all(found[stored.key].good_version == stored.version for _, stored in chosen.values())
-        assert all(damage.tables for damage in found.values())
-        made = create(lake.settings, SystemClock())
-        assert damages(lake, made) == ()
-        assert read_in_place(lake.settings, made, tmp_path) == contents(lake)
-        chosen = {
-            key: (entry, next(x for x in made.files()[entry.uri].objects if x.key == stored.key))
-            for key, (entry, stored) in chosen.items()
-        }
 
 
 def test_nobody_removes_or_replaces_what_is_locked(lake: Lake, tmp_path: Path, chance: random.Random) -> None:

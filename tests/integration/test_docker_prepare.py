@@ -83,7 +83,24 @@ def test_it_says_what_is_there_now_and_no_secret(said: str, here: Here, settings
         "lakehouse_backup, lakehouse_restorer, crm_owner, lakehouse_ingest, lakehouse_airflow; "
         "databases lakehouse_catalog, sources, lakehouse_airflow\n"
         f"S3 at {settings.s3_endpoint}: buckets landing, warehouse\n"
+        f"backups: s3://lake-backups at {settings.backup_s3_endpoint}\n"
     )
+
+
+@pytest.mark.usefixtures("said")
+def test_who_writes_backups_cannot_delete_them(here: Here, settings: Settings) -> None:
+    names = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+    for who, may in (("", {"put_object"}), ("PRUNER_", {"delete_object"}), ("READER_", set())):
+        key = [here.env[f"LAKEHOUSE_BACKUP_{who}S3_{name}"] for name in names]
+        client = buckets.client_at(settings.backup_s3_endpoint, settings.s3_region, *key)
+        for act in ("put_object", "delete_object"):
+            allowed = True
+            try:
+                getattr(client, act)(Bucket="lake-backups", Key="probe")
+            except ClientError as error:
+                assert error.response["Error"]["Code"] == "AccessDenied"
+                allowed = False
+            assert allowed == (act in may), (who, act)
 
 
 @pytest.mark.usefixtures("said")

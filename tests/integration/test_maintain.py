@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import pytest
+from tests.integration.pipeline import all_tables, heads
 from tests.integration.test_publish import Numbers, numbers, run
+from tests.integration.test_time_travel import DIMENSION, FACT, SOURCE, Feed
 from typer.testing import CliRunner
 
 from lakehouse.contracts.model import Upkeep
@@ -24,11 +27,13 @@ from lakehouse.core.names import TableName
 from lakehouse.core.types import DataType
 from lakehouse.engine import compact
 from lakehouse.engine.compact import rewrite
+from lakehouse.engine.dropped import Warehouse
 from lakehouse.engine.encoding import content_fingerprint
 from lakehouse.engine.fork import make_fork
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.maintain import Report, look, maintain
 from lakehouse.engine.orphans import ORPHAN_DAYS
+from lakehouse.engine.plan import plan as table_plans
 from lakehouse.engine.pointer import UPKEEP_PREFIX, fork_name
 from lakehouse.engine.publish import Lake, publish
 from lakehouse.engine.tables import qualified
@@ -387,6 +392,54 @@ def test_orphans_go_and_attempts_and_forks_keep_their_files(shared: Lake, table:
     assert old.remove_orphans(table, Budget()).files == 1
     assert files(shared, table) == before
     assert (numbers(shared, table), numbers(shared, fork.name)) == ([1, 2, 3], [1, 2, 3, 4, 5])
+
+
+def test_former_metadata_files_go_and_a_dropped_table_still_comes_back(shared: Lake, table: TableName) -> None:
+    """What the log of the present one names stays, whatever its age."""
+    run(shared, table, 1)
+    shared.spark.sql(f"ALTER TABLE {qualified(table)} SET TBLPROPERTIES ('write.metadata.previous-versions-max'='2')")
+    for upto in range(2, 6):
+        run(shared, table, upto)
+
+    def metadata() -> set[str]:
+        return {key for key in files(shared, table) if key.endswith(".metadata.json")}
+
+    before = metadata()
+    assert len(before) > 8
+    soon, late = (house(shared, table, NOW + timedelta(days=days), orphans=True) for days in (2, 30))
+    assert soon.remove_orphans(table, Budget()).files == 0 and metadata() == before
+    assert late.remove_orphans(table, Budget()).files > 0
+    loaded = load_table(shared.catalog, table)
+    assert loaded is not None
+    logged = {entry.metadata_file for entry in loaded.metadata.metadata_log} | {loaded.metadata_location}
+    assert metadata() == {urlparse(each).path.lstrip("/") for each in logged} and len(logged) == 3
+    shared.spark.sql(f"DROP TABLE {qualified(table)}")
+    warehouse = Warehouse.open(shared.settings, shared.catalog)
+    warehouse.bring_back(warehouse.check(warehouse.choose(table, None)))
+    assert numbers(shared, table) == [1, 2, 3, 4, 5]
+
+
+def test_a_pipeline_sees_nothing_of_it(new_lake: NewLake, tmp_path: Path) -> None:
+    """Bronze and silver with closed versions are compacted and expired; nothing is pending, and the next day fits."""
+    feed = Feed(new_lake(), tmp_path, 7)
+    feed.take(0, 1)
+    feed.take(2)
+    before, lake = feed.take(3), feed.lake
+    tables = all_tables([SOURCE])
+    stamps = {table: read_head(lake.catalog, table).stamp for table in tables}
+    care = Care(Upkeep(max_scan_cost=1.0001, max_deleted_share=0.0001, keep_snapshots="1h", min_snapshots=1))
+    keeper = House(lake.settings, lake.catalog, NOW + timedelta(days=4))
+    keeper.__dict__["cares"] = dict.fromkeys(tables, care)
+    done = maintain(keeper, look(keeper, keeper.tables([]), lambda _: None), Budget(), lambda _: None, lake)
+    assert done.errors == [] and {report.table for report in done.reports} >= {SOURCE.bronze_table, DIMENSION, FACT}
+    assert sum(report.rewritten.steps for report in done.reports) > 1
+    assert sum(report.expired.snapshots for report in done.reports) > 5
+    assert {table: read_head(lake.catalog, table).stamp for table in tables} == stamps
+    assert table_plans(lake.catalog, feed.store, [SOURCE]) == []
+    heads_before = heads(lake, tables)
+    assert (feed.run(), heads(lake, tables)) == (before, heads_before), "nothing is pending, and nothing was done"
+    other = Feed(new_lake(), tmp_path / "other", 7)
+    assert feed.take(4) == other.take(0, 1, 2, 3, 4)
 
 
 def test_a_catalog_that_was_set_back_loses_no_file(shared: Lake, table: TableName) -> None:

@@ -15,8 +15,9 @@ import psutil
 import psycopg
 import pytest
 
+from lakehouse.core.errors import StackError
 from lakehouse.core.settings import Settings, load_settings
-from lakehouse.stack import StackStatus, buckets, down, postgres, processes, status, supervisor, up
+from lakehouse.stack import StackStatus, backup_access, buckets, down, postgres, processes, status, supervisor, up
 from lakehouse.stack.credentials import admin_path, env_path
 from lakehouse.stack.local import identities
 
@@ -268,4 +269,47 @@ def test_settings_are_a_fixed_point_of_stack_env(home: Path) -> None:
         for name, _, value in lines:
             patch.setenv(name, value)
         settings: Settings = load_settings()
-        assert [server.kind for server in up(settings).servers] == ["postgres", "minio"]
+        assert [server.kind for server in up(settings).servers] == ["postgres", "minio", "backups"]
+
+
+def test_backups_go_to_a_server_that_keeps_them(home: Path) -> None:
+    """Another port, folder and root; and whoever writes there is not its root."""
+    found, settings = up(load_settings()), load_settings()
+    server = found.server("backups")
+    assert server and server.state == "up" and server.detail == str(home / "backups")
+    assert settings.backup_s3_endpoint == f"http://{server.address}" != settings.s3_endpoint
+    assert backup_access.problem(settings) == "" and backup_access.weaknesses(settings) == ()
+    admin = dict(line.partition("=")[::2] for line in admin_path(home).read_text().splitlines()[1:])
+    written = env_path(home).read_text()
+    assert admin["BACKUP_ROOT_SECRET_ACCESS_KEY"] not in written and admin["BACKUP_SIGNING_KEY"] in written
+    key = settings.backup_signing_key
+    down(settings)
+    up(load_settings())
+    assert load_settings().backup_signing_key == key
+
+
+def test_a_place_that_somebody_gives_wins(home: Path, tmp_path: Path) -> None:
+    """Then no server is started; and data on another disk are looked for where they were."""
+    up(load_settings())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKEHOUSE_BACKUP_S3_ENDPOINT", load_settings().s3_endpoint)
+        assert up(load_settings()).server("backups") is None
+        assert "LAKEHOUSE_BACKUP_S3_ENDPOINT" not in env_path(home).read_text()
+    disk = tmp_path / "disk"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKEHOUSE_BACKUP_DATA", str(disk))
+        server = up(load_settings()).server("backups")
+        assert server and server.detail == str(disk)
+    assert up(load_settings()).server("backups") == server, "the folder was forgotten"
+    down(load_settings())
+    disk.rename(tmp_path / "unmounted")
+    with pytest.raises(StackError, match="the folder of backups is gone"):
+        up(load_settings())
+    (tmp_path / "unmounted").rename(disk)
+    assert up(load_settings()).is_up
+    down(load_settings())
+    with pytest.MonkeyPatch.context() as patch:  # a new machine that has nothing but the disk
+        patch.setenv("LAKEHOUSE_HOME", str(tmp_path / "new"))
+        patch.setenv("LAKEHOUSE_BACKUP_DATA", str(disk))
+        assert up(load_settings()).is_up and backup_access.weaknesses(load_settings()) == ()
+        down(load_settings())

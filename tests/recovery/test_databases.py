@@ -37,8 +37,8 @@ from lakehouse.core.settings import Settings, load_settings
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import open_catalog
 from lakehouse.recovery import base_backup, databases
-from lakehouse.recovery.catalog import CatalogRebuild
 from lakehouse.recovery.databases import Done
+from lakehouse.recovery.lost_catalog import CatalogRebuild
 from lakehouse.stack import credentials, down, postgres, up
 
 TABLE = "silver.orders"

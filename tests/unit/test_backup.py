@@ -21,7 +21,7 @@ from lakehouse.backup.create import create_from
 from lakehouse.backup.prune import Policy, decide, plan_prune, run_prune
 from lakehouse.backup.sets import BackupSet, complete_ids, load_set, set_ids
 from lakehouse.backup.signing import check_signature, new_key, public_key_of, signer_of
-from lakehouse.backup.verify import Share
+from lakehouse.backup.verify import Share, put_back
 from lakehouse.cli import backup as cli
 from lakehouse.cli.main import app
 from lakehouse.core.clock import FixedClock
@@ -103,7 +103,7 @@ def test_a_set_is_read_in_place_when_the_lake_is_gone(lake: SmallLake, tmp_path:
     assert kinds(made) == {
         "metadata", "former_metadata", "manifest_list", "manifest", "data", "position_deletes", "log", "landed"
     }  # fmt: skip
-    assert {table.table: table.rows for table in made.manifest.tables} == {"gold.sales": 1, "silver.dim_shop": 6}
+    assert {table.table: table.rows for table in made.manifest.tables} == {"gold.sales": 3, "silver.dim_shop": 6}
     lake.empty()
     assert lake.read_in_place(made, tmp_path) == before
     assert lake.verify(made).is_good
@@ -277,14 +277,33 @@ def test_all_shares_together_read_everything() -> None:
 
 
 @pytest.mark.parametrize("name", ["plan.json", "files.jsonl.gz", "manifest.json", "COMPLETE"])
-def test_damaged_documents_are_named(name: str, lake: SmallLake) -> None:
-    made = lake.back_up()
+def test_damaged_documents_are_named(name: str, unlocked: SmallLake) -> None:
+    lake, made = unlocked, unlocked.back_up()
     key = f"sets/{made.id}/{name}"
     overwrite(lake, key, flip(lake.vault.get(key)))
     record = lake.verify(made)
     assert [name in damage.key or name == "COMPLETE" for damage in record.damages] == [True]
     lake.s3.delete_object(Bucket=lake.settings.backup_bucket, Key=key)
     assert [damage.key for damage in lake.verify(made).damages] == [key]
+
+
+@pytest.mark.parametrize("name", ["plan.json", "files.jsonl.gz", "manifest.json", "COMPLETE"])
+def test_documents_that_something_lies_over_are_named_and_still_used(name: str, lake: SmallLake) -> None:
+    made = lake.back_up()
+    key = f"sets/{made.id}/{name}"
+    [version] = lake.vault.versions(key)
+    for cover in (
+        lambda: overwrite(lake, key, flip(lake.vault.get(key))),
+        lambda: lake.s3.delete_object(Bucket=lake.settings.backup_bucket, Key=key),
+    ):
+        cover()
+        [damage] = lake.verify(made).damages
+        assert (damage.key, damage.kind, damage.good_version) == (key, "document", version)
+        assert complete_ids(lake.vault) == [made.id]
+        assert load_set(lake.vault, made.id, public_key_of(lake.settings)).files() == made.files()
+    assert lake.back_up().manifest.parent == made.id
+    assert put_back(lake.vault, lake.verify(made).damages) == (key,)
+    assert lake.verify(made).is_good
 
 
 def test_complete_without_files(lake: SmallLake) -> None:
@@ -397,7 +416,8 @@ def test_reused_files_are_locked_for_longer(lake: SmallLake) -> None:
 
 
 @pytest.mark.parametrize("name", ["files.jsonl.gz", "manifest.json"])
-def test_a_set_that_cannot_be_read_is_passed_over_by_the_next(name: str, lake: SmallLake, tmp_path: Path) -> None:
+def test_a_set_that_cannot_be_read_is_passed_over_by_the_next(name: str, unlocked: SmallLake, tmp_path: Path) -> None:
+    lake = unlocked
     first, second = lake.back_up(), lake.back_up()
     overwrite(lake, f"sets/{second.id}/{name}", b"{}")
     third = lake.back_up()

@@ -114,6 +114,18 @@ def test_deleted_rows_pay_only_where_they_are_many() -> None:
     assert plan_compaction(before, Upkeep(max_scan_cost=1.5)) is None
 
 
+def test_files_that_are_a_little_worn_go_where_nothing_else_helps() -> None:
+    """None of them is beyond the policy's share, and all together cost more than the policy's scan."""
+    worn = [DataFile(f"w{n}", month(0), 100 * MIB, ROWS, deleted=deleted) for n, deleted in enumerate([149, 148, 147])]
+    before = Layout(tuple(worn), (), TARGET)
+    assert all(file.deleted_share < POLICY.max_deleted_share for file in worn)
+    plan = plan_compaction(before, POLICY)
+    assert plan is not None and 0.148 < plan.deleted_share < 0.149 and plan.becomes <= POLICY.max_scan_cost
+    assert {file.path for file in rewritten(before, plan)} == {"w0"}, "the most worn first, and no more than it takes"
+    small = plan_compaction(Layout((*worn[:1], *layout(*[MIB] * 90).files), (), TARGET), POLICY)
+    assert small is not None and small.deleted_share == POLICY.max_deleted_share, "small files are enough here"
+
+
 def test_a_file_whose_rows_are_all_deleted_goes() -> None:
     before = Layout((DataFile("a", month(0), 60 * MIB, ROWS, deleted=ROWS), *layout(60 * MIB).files), (), TARGET)
     plan = plan_compaction(before, POLICY)
@@ -167,7 +179,8 @@ def test_a_plan_is_what_it_says(before: Layout, policy: Upkeep) -> None:
     assert (len(picked), sum(file.size_bytes for file in picked)) == (plan.files, plan.bytes)
     assert plan.cost > policy.max_scan_cost and plan.becomes < plan.cost
     for file in picked:
-        assert file.size_bytes < 0.75 * TARGET or file.deleted_share > policy.max_deleted_share
+        assert file.size_bytes < 0.75 * TARGET or file.deleted_share > plan.deleted_share > 0
+    assert plan.deleted_share <= policy.max_deleted_share
     after = carry_out(before, plan, iter(range(1000)))
     assert scan_cost(after) <= plan.cost
     assert sum(file.live_rows for file in after.files) <= before.live_rows
@@ -253,7 +266,7 @@ def test_so_do_batches_of_any_size(sizes: list[int], days_in_partition: int) -> 
     assert lake.again < 4 * lake.ingested
 
 
-@pytest.mark.parametrize("share", [0.005, 0.01, 0.02])
+@pytest.mark.parametrize("share", [0.005, 0.01, 0.02, 0.05])
 def test_a_dimension_that_changes_every_day(share: float, chance: random.Random) -> None:
     """Each day closes some versions, and writes each closed one and its successor."""
     lake = Days(lambda day: 0)
@@ -263,7 +276,7 @@ def test_a_dimension_that_changes_every_day(share: float, chance: random.Random)
         lake.replaced(share, chance)
         lake.take(day, int(2 * share * live))
         lake.maintain()
-    assert lake.worst <= 1.25
+    assert lake.worst <= 1.2
     assert lake.again < 4 * lake.ingested
 
 

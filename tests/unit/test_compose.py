@@ -17,8 +17,8 @@ from lakehouse.cli.main import app
 from lakehouse.cli.reference import commands
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.core.spark_place import DEFAULT_PORT, OWN_PROCESS, ConnectAddress
-from lakehouse.stack import airflow, credentials, minio, postgres, roles
-from lakehouse.stack.prepare import RolePasswords
+from lakehouse.stack import airflow, backup_access, credentials, minio, postgres, roles
+from lakehouse.stack.prepare import BackupRoot, RolePasswords
 
 PAGE = (PROJECT_ROOT / "docs" / "docker.md").read_text("utf-8")
 RUN_SECRETS = "/run/secrets/"
@@ -31,7 +31,7 @@ AIRFLOW = {
     "airflow-triggerer": ["airflow", "triggerer", "--skip-serve-logs"],
 }
 CONNECT = {"spark-connect": "jobs", "spark-connect-reader": "readers"}
-OTHERS = {"postgres", "s3", "prepare", "lakehouse", "spark-master", "spark-worker", *CONNECT}
+OTHERS = {"postgres", "s3", "backups", "prepare", "lakehouse", "spark-master", "spark-worker", *CONNECT}
 ONE_SHOTS = {
     "prepare": "ends when it has made roles, databases and buckets",
     "airflow-init": "ends when Airflow's database is migrated and the pools are made",
@@ -40,6 +40,7 @@ ONE_SHOTS = {
 PROFILES = {
     "postgres": "postgres",
     "s3": "s3",
+    "backups": "backups",
     "lakehouse": "cli",
     "spark-master": "cluster",
     "spark-worker": "cluster",
@@ -62,9 +63,8 @@ OF_THE_IMAGE = {
     "actor": "given to each command by whoever starts it",
     "reader_s3_access_key_id": "not made yet: readers have the key of jobs",
     "reader_s3_secret_access_key": "not made yet: readers have the key of jobs",
-    **{
-        name: "not made yet: no container makes backups" for name in Settings.model_fields if name.startswith("backup_")
-    },
+    "backup_data": "for servers that `lakehouse up` starts; here it is STACK_BACKUPS",
+    "backup_s3_port": "for servers that `lakehouse up` starts",
 }
 
 # What says where something is differs, and how many tasks run at once is for the person to say.
@@ -96,6 +96,15 @@ WHO_KNOWS = {
     "lakehouse_airflow_password": {"prepare"},
     "lakehouse_s3_access_key_id": {"s3", "prepare", "airflow-apiserver", *JOBS, *CONNECT},
     "lakehouse_s3_secret_access_key": {"s3", "prepare", "airflow-apiserver", *JOBS, *CONNECT},
+    "lakehouse_backup_root_access_key_id": {"backups", "prepare"},
+    "lakehouse_backup_root_secret_access_key": {"backups", "prepare"},
+    "lakehouse_backup_s3_access_key_id": {"prepare", *JOBS},
+    "lakehouse_backup_s3_secret_access_key": {"prepare", *JOBS},
+    "lakehouse_backup_pruner_s3_access_key_id": {"prepare", *JOBS},
+    "lakehouse_backup_pruner_s3_secret_access_key": {"prepare", *JOBS},
+    "lakehouse_backup_reader_s3_access_key_id": {"prepare", "airflow-apiserver", *JOBS},
+    "lakehouse_backup_reader_s3_secret_access_key": {"prepare", "airflow-apiserver", *JOBS},
+    "lakehouse_backup_signing_key": {*JOBS},
     "lakehouse_connections": {"airflow-scheduler"},
     "all_connections": {"lakehouse"},
     "lakehouse_spark_conf": {*JOBS, "spark-master", "spark-worker", *CONNECT},
@@ -143,7 +152,10 @@ def test_a_service_has_no_rights_that_it_does_not_need(name: str) -> None:
 
 def test_ports_are_published_on_loopback_only() -> None:
     published = [filled_in(port) for service in SERVICES.values() for port in service.get("ports", [])]
-    assert published == ["127.0.0.1::5432", "127.0.0.1::9000", "127.0.0.1:8080:8080", "127.0.0.1::8080"]
+    assert published == [
+        *("127.0.0.1::5432", "127.0.0.1::9000", "127.0.0.1::9000"),
+        *("127.0.0.1:8080:8080", "127.0.0.1::8080"),
+    ]
 
 
 def test_no_service_gets_a_secret_by_its_environment() -> None:
@@ -189,14 +201,17 @@ def test_the_generated_file_has_every_secret_and_nothing_else(env: dict[str, str
     assert secrets <= env.keys()
     users = json.loads(env["STACK_AIRFLOW_USERS"])
     assert list(users) == list(airflow.USERS), "Airflow would print a password that it made"
-    assert env["COMPOSE_PROFILES"].split(",") == ["postgres", "s3"]
+    assert env["COMPOSE_PROFILES"].split(",") == ["postgres", "s3", "backups"]
     made = [value for name, value in env.items() if name in secrets]
     assert all(len(value) >= 32 for value in made) and len(set(made)) == len(made)
 
 
 def test_what_prepare_knows_is_what_it_asks_for() -> None:
     asked = {f"lakehouse_{name}" for name in RolePasswords.model_fields}
-    assert secrets_of("prepare").keys() == asked | {"lakehouse_s3_access_key_id", "lakehouse_s3_secret_access_key"}
+    asked |= {f"lakehouse_{name}" for name in BackupRoot.model_fields}
+    whose = ("s3", "backup_s3", "backup_pruner_s3", "backup_reader_s3")
+    keys = {f"lakehouse_{each}_{part}" for each in whose for part in ("access_key_id", "secret_access_key")}
+    assert secrets_of("prepare").keys() == asked | keys
     assert SERVICES["prepare"]["command"] == ["lakehouse", "prepare"]
 
 
@@ -221,11 +236,14 @@ def test_settings_exist_and_have_the_native_defaults(tmp_path: Path) -> None:
     settings = known(COMPOSE["x-lakehouse-settings"])
     fields = {name: name.removeprefix("LAKEHOUSE_").lower() for name in settings}
     elsewhere = {"home", "sources", "secrets", "s3_endpoint", "postgres_host", "postgres_port"}
-    elsewhere |= {"s3_server", "postgres_server"}
+    elsewhere |= {"s3_server", "postgres_server", "backup_server", "backup_bucket", "backup_s3_endpoint"}
     compared = {field: filled_in(settings[name]) for name, field in fields.items() if field not in elsewhere}
     assert len(compared) >= 8
     assert compared == {field: str(Settings.model_fields[field].default) for field in compared}
     assert settings["LAKEHOUSE_S3_SERVER"] == settings["LAKEHOUSE_POSTGRES_SERVER"] == "external"
+    assert settings["LAKEHOUSE_BACKUP_SERVER"] == "external"
+    assert filled_in(settings["LAKEHOUSE_BACKUP_BUCKET"]) == backup_access.BUCKET
+    assert filled_in(settings["LAKEHOUSE_BACKUP_S3_ENDPOINT"]) == "http://backups:9000"
     for name in ("prepare", "lakehouse", *AIRFLOW):
         assert environment_of(name).items() >= settings.items()
 
@@ -245,7 +263,9 @@ def test_own_servers_take_the_place_of_ours() -> None:
     assert {name: filled_in(settings[name], own) for name in own} == own, "an empty S3 endpoint is AWS itself"
     assert filled_in(settings["LAKEHOUSE_S3_ENDPOINT"]) == "http://s3:9000"
     waits = SERVICES["prepare"]["depends_on"]
-    assert waits == {name: {"condition": "service_healthy", "required": False} for name in ("postgres", "s3")}
+    assert waits == {
+        name: {"condition": "service_healthy", "required": False} for name in ("postgres", "s3", "backups")
+    }
 
 
 def test_postgres_is_made_and_started_as_natively() -> None:
@@ -260,9 +280,10 @@ def test_postgres_is_made_and_started_as_natively() -> None:
     assert native and service["image"] == f"postgres:{native[0]}-bookworm"
 
 
-def test_minio_is_started_as_natively() -> None:
-    service = SERVICES["s3"]
-    native = minio.command(Path("minio"), Path("/data"), 9000, 9001)
+@pytest.mark.parametrize("name", ["s3", "backups"])
+def test_minio_is_started_as_natively(name: str) -> None:
+    service = SERVICES[name]
+    native = minio.command(Path("minio"), Path("/data"), 9000, 9001, Path("/certificates"))
     assert service["command"][0] == native[1] == "server"
     assert service["command"][-1] == native[-1] == "/data"
     assert service["command"][1:3] == ["--address", ":9000"]
@@ -351,6 +372,7 @@ def test_connect_servers_are_started_for_jobs_and_for_readers() -> None:
 def test_data_are_in_named_volumes() -> None:
     mounts = [filled_in(mount).split(":") for service in SERVICES.values() for mount in service.get("volumes", [])]
     assert {source for source, _ in mounts} == COMPOSE["volumes"].keys()
+    assert filled_in(SERVICES["backups"]["volumes"][0], {"STACK_BACKUPS": "/disk2"}) == "/disk2:/data"
     shared = {tuple(mount) for mount in mounts if mount[0] in ("airflow-logs", "lakehouse-sources")}
     assert shared == {
         ("airflow-logs", "/opt/airflow/logs"),
@@ -367,7 +389,14 @@ def test_the_page_has_every_variable_with_its_default(env: dict[str, str]) -> No
     assert rows.keys() == defaults.keys() | {"COMPOSE_PROFILES", "STACK_AIRFLOW_USERS"}
     assert {name for name in re.findall(r"STACK_\w+", PAGE)} <= defaults.keys() | secrets
     assert rows.pop("COMPOSE_PROFILES") == f"`{env['COMPOSE_PROFILES']}`"
-    in_words = {"STACK_AIRFLOW_USERS", "STACK_AUTH_MANAGER", "STACK_SOURCES", "STACK_S3_IMAGE", "STACK_ENV"}
+    in_words = {
+        "STACK_AIRFLOW_USERS",
+        "STACK_AUTH_MANAGER",
+        "STACK_SOURCES",
+        "STACK_BACKUPS",
+        "STACK_S3_IMAGE",
+        "STACK_ENV",
+    }
     for name in rows.keys() - in_words:
         assert rows[name] == (f"`{filled_in(defaults[name])}`" if defaults[name] else "a free one"), name
 
@@ -380,12 +409,14 @@ def test_the_page_tells_of_every_service_volume_and_profile() -> None:
     }
     assert SERVICES.keys() - {"s3"} <= told and "| `s3` |" in PAGE
     assert [name for name in COMPOSE["volumes"] if f"`{name}`" not in PAGE] == []
-    assert [name for name in set(PROFILES.values()) - {"postgres", "s3"} if f"profile `{name}`" not in PAGE] == []
+    assert [
+        name for name in set(PROFILES.values()) - {"postgres", "s3", "backups"} if f"profile `{name}`" not in PAGE
+    ] == []
 
 
 def test_commands_that_the_page_names_exist() -> None:
     named = re.findall(r"docker compose run --rm lakehouse ([a-z]+)", PAGE)
     assert len(named) >= 5
-    known = {name for name, _ in commands(app)}
+    known = {" ".join(name.split()[:2]) for name, _ in commands(app)}
     assert [command for command in named if f"lakehouse {command}" not in known] == []
     assert SERVICES["lakehouse"]["entrypoint"] == ["lakehouse"]

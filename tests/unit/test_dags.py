@@ -25,6 +25,7 @@ from lakehouse.core.pools import pools
 from lakehouse.core.settings import PROJECT_ROOT
 from lakehouse.orchestration import policy
 from lakehouse.orchestration.operators import LakehouseOperator
+from lakehouse.orchestration.recovery import recovery_dags
 from lakehouse.orchestration.reference import all_dags, project_index, render
 
 INDEX = project_index()
@@ -44,6 +45,13 @@ EXPECTED = {
     "quality_docs",
     "housekeeping",
     "maintain_tables",
+    "back_up_lake",
+    "check_lake",
+    "drill_recovery",
+    "prune_backups",
+    "restore_lake",
+    "verify_backups",
+    "watch_backups",
 }
 HEAVY = ("pyspark", "boto3", "botocore", "great_expectations", "pandas", "pyarrow", "pyiceberg", "dbt", "numpy")
 PARSE = """
@@ -132,7 +140,7 @@ def test_airflow_finds_them_all_and_parsing_touches_nothing(project: Path) -> No
     assert set(found["dags"]) == EXPECTED
     assert (found["heavy"], found["asked"]) == ([], [])
     assert not found["spark_provider"], "only what a cluster needs imports it"
-    assert found["files"] == ["data.py", "upkeep.py"], "the UI shows the code of these files"
+    assert found["files"] == ["data.py", "recovery.py", "upkeep.py"], "the UI shows the code of these files"
 
 
 def test_on_a_cluster_parsing_is_no_heavier(project: Path) -> None:
@@ -146,13 +154,13 @@ def test_a_missing_index_is_an_import_error_that_says_what_to_do(project: Path) 
     (project / "include" / "contracts" / "index.json").unlink()
     found = parse(project)
     assert found["dags"] == []
-    assert len(found["errors"]) == 2
+    assert len(found["errors"]) == 3
     assert all("lakehouse contract compile" in error for error in found["errors"].values())
 
 
 def test_dag_files_are_thin() -> None:
     files = sorted((PROJECT_ROOT / "dags").glob("*.py"))
-    assert [path.name for path in files] == ["data.py", "upkeep.py"]
+    assert [path.name for path in files] == ["data.py", "recovery.py", "upkeep.py"]
     for path in files:
         text = path.read_text("utf-8")
         assert len(text.splitlines()) < 40
@@ -162,7 +170,7 @@ def test_dag_files_are_thin() -> None:
 def test_nothing_of_a_machine_is_read_where_dags_are_built() -> None:
     """No environment, settings, variables, connections or clock in the modules that a parse runs."""
     banned = {"environ", "getenv", "Variable", "Connection", "BaseHook", "now", "utcnow", "today", "load_settings"}
-    for name in ("families", "upkeep", "policy", "assets", "spark_tasks"):
+    for name in ("families", "upkeep", "recovery", "policy", "assets", "spark_tasks"):
         path = PROJECT_ROOT / "include" / "lakehouse" / "orchestration" / f"{name}.py"
         tree = ast.parse(path.read_text("utf-8"))
         used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -284,7 +292,7 @@ def test_a_task_builds_only_its_own_dag(project: Path) -> None:
 
 def test_an_index_without_contracts_has_its_housekeeping() -> None:
     empty = Index({}, "", {}, {}, {}, (), Operation())
-    assert set(all_dags(empty)) == {"housekeeping", "maintain_tables", "quality_docs"}
+    assert set(all_dags(empty)) == {"housekeeping", "maintain_tables", "quality_docs", *recovery_dags(empty)}
 
 
 def test_two_hundred_contracts_are_built_quickly() -> None:
@@ -297,7 +305,7 @@ def test_two_hundred_contracts_are_built_quickly() -> None:
         many[f"crm.d{number}"] = Contract.model_validate(raw)
     index = build_index(many, {}, {})
     started = time.process_time()
-    assert len(all_dags(index)) == 411
+    assert len(all_dags(index)) == 418
     assert time.process_time() - started < 10
 
 

@@ -12,7 +12,7 @@ import pytest
 from lakehouse.cli.main import app
 from lakehouse.cli.reference import commands, render
 from lakehouse.core.settings import PROJECT_ROOT, Settings
-from lakehouse.stack.prepare import RolePasswords
+from lakehouse.stack.prepare import BackupRoot, RolePasswords
 
 PAGES = sorted([PROJECT_ROOT / "README.md", *(PROJECT_ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -101,8 +101,11 @@ def test_links_resolve(page: Path) -> None:
     assert broken == []
 
 
+OF_PREPARE = (*RolePasswords.model_fields, *BackupRoot.model_fields)
+
+
 def test_settings_that_documents_name_exist() -> None:
-    known = {f"LAKEHOUSE_{name.upper()}" for name in (*Settings.model_fields, *RolePasswords.model_fields)}
+    known = {f"LAKEHOUSE_{name.upper()}" for name in (*Settings.model_fields, *OF_PREPARE)}
     named: set[str] = set()
     for page in PAGES:
         named |= set(re.findall(r"(?<![A-Z0-9_])LAKEHOUSE_[A-Z0-9_]*[A-Z0-9]", page.read_text("utf-8")))
@@ -124,7 +127,12 @@ def test_failpoints_that_documents_name_exist() -> None:
     source = "".join(path.read_text("utf-8") for path in (PROJECT_ROOT / "include" / "lakehouse").rglob("*.py"))
     there = set(re.findall(r'failpoint\("([a-z_.]+)"', source))
     text = (PROJECT_ROOT / "docs" / "architecture.md").read_text("utf-8")
-    named = set(re.findall(r"`((?:publish|decide|land|rebuild|backup|databases|maintain|rollback)\.[a-z_]+)`", text))
+    named = set(
+        re.findall(
+            r"`((?:publish|decide|land|rebuild|backup|databases|maintain|restore|repair|drill|rollback)\.[a-z_]+)`",
+            text,
+        )
+    )
     assert {name for name in there if not name.startswith("land.")} == named
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.manifest import ManifestFile
 
 from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
 from lakehouse.engine import dropped
 from lakehouse.engine.dropped import Warehouse, register
-from lakehouse.engine.pointer import fork_name
+from lakehouse.engine.pointer import FORK_PREFIX, UPKEEP_PREFIX, fork_name
 from lakehouse.ledger.store import ObjectInfo
 from lakehouse.ledger.watermark import catalog_tables, load_table
 
@@ -171,11 +172,12 @@ def test_an_older_state_is_named_by_its_metadata_file(place: Place) -> None:
     assert len(back.metadata.snapshots) == 1
 
 
-def test_metadata_of_a_fork_is_not_the_tables(place: Place) -> None:
-    """A rebuild that nobody confirmed wrote the newest file, and still stands."""
+@pytest.mark.parametrize("prefix", [FORK_PREFIX, UPKEEP_PREFIX])
+def test_metadata_of_a_fork_is_not_the_tables(place: Place, prefix: str) -> None:
+    """A rebuild that nobody confirmed, or upkeep that was killed, wrote the newest file, and still stands."""
     was = place.make()
-    place.warehouse.catalog.register_table(str(fork_name(TABLE)), was.metadata_location)
-    fork = place.warehouse.catalog.load_table(str(fork_name(TABLE)))
+    place.warehouse.catalog.register_table(str(fork_name(TABLE, prefix)), was.metadata_location)
+    fork = place.warehouse.catalog.load_table(str(fork_name(TABLE, prefix)))
     with fork.transaction() as change:
         change.set_properties({"gc.enabled": "false"})
     place.drop()
@@ -212,6 +214,25 @@ def test_files_of_former_snapshots_that_are_gone_are_named(place: Place) -> None
     assert checked.lost == () and len(checked.older) == 1 and Path(first).name in checked.older[0]
 
 
+def test_each_manifest_is_read_once_however_many_snapshots_share_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = place.make(publications=8)
+    place.drop()
+    read: list[str] = []
+    fetch = ManifestFile.fetch_manifest_entry
+
+    def counted(self: ManifestFile, *arguments: Any, **options: Any) -> Any:
+        read.append(self.manifest_path)
+        return fetch(self, *arguments, **options)
+
+    monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", counted)
+    checked = place.warehouse.check(place.warehouse.choose(TABLE, None))
+    assert (checked.lost, checked.older) == ((), ())
+    assert sorted(read) == sorted(each.manifest_path for each in table.current_snapshot().manifests(table.io))
+    assert len(read) == 8
+
+
 def test_a_purged_table_is_not_found(place: Place) -> None:
     place.make()
     place.drop()
@@ -221,12 +242,48 @@ def test_a_purged_table_is_not_found(place: Place) -> None:
         place.undrop()
 
 
-def test_a_damaged_metadata_file_is_named(place: Place) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"location": 1, "properties": {}}'])
+def test_a_damaged_metadata_file_is_named_and_hides_no_other_table(place: Place, content: str) -> None:
+    other = TableName("silver", "other")
     was = place.make()
+    place.make(other)
     place.drop()
-    place.path(was.metadata_location).write_text("{")
-    with pytest.raises(IntegrityError, match="damaged"):
-        place.warehouse.dropped()
+    place.drop(other)
+    place.path(was.metadata_location).write_text(content)
+    assert {each.table: each.damaged for each in place.warehouse.dropped()} == {TABLE: True, other: False}
+    with pytest.raises(IntegrityError, match="damaged") as raised:
+        place.undrop()
+    assert raised.value.where == was.metadata_location
+    assert len(place.undrop(was.metadata.metadata_log[-1].metadata_file).metadata.snapshots) == 1
+
+
+def test_only_a_file_of_the_table_itself_brings_it_back(place: Place) -> None:
+    """Two tables on the same files would delete each other's."""
+    was, other = place.make(), place.make(TableName("silver", "other"))
+    place.drop()
+    data = next(place.path(was.location()).rglob("*.parquet")).name
+    for file, why in (
+        (other.metadata_location, "it is of a table at"),
+        (f"{was.location()}/data/{data}", "it is no s3"),
+        (was.metadata_location.replace("warehouse", "elsewhere", 1), "it is no s3"),
+        ("/etc/passwd.metadata.json", "it is no s3"),
+        (f"{was.location()}/metadata/00009-none.metadata.json", "there is no such file"),
+    ):
+        with pytest.raises(SettingsError, match=why):
+            place.undrop(file)
+    place.warehouse.catalog.register_table("silver.renamed", was.metadata_location)
+    with pytest.raises(SettingsError, match="stands under another name"):
+        place.undrop(was.metadata_location)
+
+
+def test_a_rebuild_that_was_never_published_is_no_state_of_the_table(place: Place) -> None:
+    was = place.make()
+    fork = place.warehouse.catalog.register_table(str(fork_name(TABLE)), was.metadata_location)
+    with fork.transaction() as change:
+        change.set_properties({"gc.enabled": "false"})
+    place.drop()
+    with pytest.raises(SettingsError, match="never published"):
+        place.undrop(fork.metadata_location)
 
 
 def test_folders_that_are_no_tables_are_passed_over(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -98,6 +99,18 @@ def test_steps_of_a_publication_stay_with_it_so_that_ancestry_has_no_holes() -> 
     assert story.plan().going == (1,)
 
 
+def test_publications_are_counted_though_the_log_was_cut() -> None:
+    """A head that was rolled back goes, and the log with it; what stood before it is as much promised as it was."""
+    story = Story().days(90, 80, 70, 60, 50).head(3, 24 * 40)
+    story.commit(6, 24 * 30, 3).head(6, 24 * 30)
+    policy = Upkeep(keep_snapshots="7d", min_snapshots=3)
+    found = story.plan(policy)
+    assert found.going == (1, 4, 5)
+    after = without(story.document, found, NOW)
+    assert [entry["snapshot-id"] for entry in after["snapshot-log"]] == [3, 6]
+    assert plan_expiry(after, policy, {}, NOW).going == ()
+
+
 def test_a_tag_keeps_its_own_snapshot_alone() -> None:
     story = Story().days(60, 50, 40, 30, 20, 1).ref("year", 2, "tag")
     found = story.plan()
@@ -184,6 +197,16 @@ def test_the_oldest_go_first_where_not_all_may() -> None:
     story = Story().days(60, 50, 40, 30, 20, 1).ref("old", 1, "tag", 1)
     found = story.plan().only(2)
     assert (found.going, found.tags) == ((1, 2), ())
+
+
+@pytest.mark.parametrize("keep", ["1h", "9000d"])
+def test_ten_thousand_snapshots_are_no_trouble(keep: str) -> None:
+    """Each is looked at once, and not once for each of the others."""
+    story = Story().days(*(number / 100 for number in range(10_000, 0, -1)))
+    began = time.process_time()
+    found = story.plan(Upkeep(keep_snapshots=keep, min_snapshots=3), {9_000: "gold.sales was made of it"})
+    assert time.process_time() - began < 3
+    assert len(found.going) == (8_999 if keep == "1h" else 0)
 
 
 @dataclass(frozen=True)

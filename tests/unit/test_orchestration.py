@@ -429,14 +429,14 @@ def test_only_what_was_looked_at_is_confirmed(told: Told) -> None:
     seen = look.execute(context(params={"table": "silver.dim_customer"}))
     assert seen["token"] == "abc"
     assert "rows added: 1, removed: 0, changed: 2" in seen["summary"] and "columns added: x" in seen["summary"]
-    running = context(ti=SimpleNamespace(xcom_pull=lambda task_ids: seen))
+    running = context(ti=SimpleNamespace(xcom_pull=lambda task_ids: {"look": seen, "approve": APPROVED}[task_ids]))
     confirm.execute(running)
     assert words_of(told) == [
         "rebuild silver.dim_customer --dry-run --json",
         "rebuild silver.dim_customer --yes --if-seen abc --json",
     ]
     added = running["outlet_events"][operators.ConfirmOperator.PUBLISHED].added
-    assert added == [("silver.dim_customer", {"by": "rebuild", "snapshot_id": 77})]
+    assert added == [("silver.dim_customer", {"by": "rebuild", "approved_by": "grace (Airflow)", "snapshot_id": 77})]
 
 
 def test_where_nothing_would_change_nobody_is_asked(told: Told) -> None:
@@ -483,6 +483,7 @@ def test_upkeep_takes_a_table_and_a_number_or_nothing(text: str, told: Told) -> 
     assert told.commands == []
 
 
+APPROVED = {"chosen_options": ["Approve"], "responded_by_user": {"id": "3", "name": "grace"}}
 ROLLBACK = {
     "table": "silver.dim_customer", "token": "abc", "is_empty": False, "published": None,
     "to": {"snapshot_id": 7, "at": "2024-03-31T14:05:00+00:00"}, "rows": {"before": 1214, "after": 1187},
@@ -498,12 +499,13 @@ def test_a_rollback_is_looked_at_and_marts_follow(told: Told) -> None:
     seen = look.execute(context(params=asked))
     assert "rows: 1,214 → 1,187" in seen["summary"]
     assert "leave the table, and are held: #9, #10" in seen["summary"] and "come back" not in seen["summary"]
-    running = context(ti=SimpleNamespace(xcom_pull=lambda task_ids: seen))
+    running = context(ti=SimpleNamespace(xcom_pull=lambda task_ids: {"look": seen, "approve": APPROVED}[task_ids]))
     confirm.execute(running)
     given = ("rollback", "silver.dim_customer", "--to=2024-03-31T14:05:00", "--reason=shifted by a row")
     assert told.commands == [(*given, "--dry-run", "--json"), (*given, "--yes", "--if-seen", "abc", "--json")]
     added = running["outlet_events"][operators.ConfirmOperator.PUBLISHED].added
-    assert added == [("silver.dim_customer", {"by": "rollback", "snapshot_id": 7})]
+    assert added == [("silver.dim_customer", {"by": "rollback", "approved_by": "grace (Airflow)", "snapshot_id": 7})]
+    assert told.actors == ["", "grace (Airflow)"]
     told.answers = [Answer(0, {**ROLLBACK, "is_empty": True})]
     with pytest.raises(AirflowSkipException):
         look.execute(context(params=asked))

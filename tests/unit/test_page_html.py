@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,13 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
+from tests.drills import SET, a_drill
 from tests.page_lake import NOW, Clock, FakeLake, consumed, decide, land, read, refresher, snapshot
 
+from lakehouse.backup.drill_report import render_report
+from lakehouse.backup.records import Verification
+from lakehouse.backup.status import Exposure, LastSet, Limits, Seen, Status
+from lakehouse.core.errors import IntegrityError, LakehouseError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.ledger.watermark import Stamp
 from lakehouse.page import chart, show
@@ -23,7 +30,7 @@ from lakehouse.page.app import make_app
 from lakehouse.page.detail import detail, read_table
 from lakehouse.page.html import COLUMNS, POLICY, overview_page, static, table_page
 from lakehouse.page.known import Known, Problem
-from lakehouse.page.links import DagLink
+from lakehouse.page.links import DagLink, no_dags
 from lakehouse.page.overview import Choice, overview
 from lakehouse.page.records import UnitQuality
 from lakehouse.page.view import LakeView
@@ -469,7 +476,8 @@ def test_every_route_has_the_guard_and_no_other_is_there(lake: FakeLake, contrac
     for path in ("/openapi.json", "/docs", "/redoc"):
         assert client.get(path).status_code == 404
     routes = [(route.path, route.methods) for route in app.routes if hasattr(route, "methods")]
-    assert sorted(routes) == [("/", {"GET"}), ("/static/{name}", {"GET"}), ("/tables/{name}", {"GET"})]
+    assert sorted(path for path, _ in routes) == ["/", "/drills/{drill_id}", "/static/{name}", "/tables/{name}"]
+    assert all(methods == {"GET"} for _, methods in routes)
 
 
 @pytest.mark.parametrize("prefix", ["", "/team/airflow"])
@@ -526,3 +534,120 @@ def test_pages_are_private_and_may_be_framed_by_airflow_only(lake: FakeLake, con
         assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
         assert "frame-ancestors 'self'" in headers["content-security-policy"]
     assert "immutable" in client.get("/static/page.css").headers["cache-control"]
+
+
+# -- backups
+
+
+def backed_up(**given: Any) -> Status:
+    """Backups that stand well."""
+    known: dict[str, Any] = {
+        "at": NOW,
+        "last": LastSet(SET, NOW - timedelta(minutes=7), NOW - timedelta(minutes=6), 12, 345, 5_000_000, 1000),
+        "exposure": Exposure(timedelta(minutes=7), timedelta(minutes=12), 30, NOW - timedelta(hours=48)),
+        "verification": Verification(SET, NOW.isoformat(), "3/7", 345, 50, 1000, ()),
+        "drill": a_drill(),
+        "good_drill": a_drill(),
+        "limits": Limits(timedelta(minutes=15), timedelta(hours=4), timedelta(days=8)),
+        "overdue": (),
+    }
+    return Status(**{**known, **given})
+
+
+def section(known: Known) -> Element:
+    [found] = parse(overview_page(overview(known, Choice(), NOW))).find("section", aria_labelledby="backups")
+    return found
+
+
+def test_how_backups_stand_is_shown() -> None:
+    shown = section(Known(has_backups=True, backups=backed_up()))
+    for words in (
+        "2024-04-10 11:53 12 tables, 5.0 MB", "RPO now 7 min at worst 12 min", "goal 15 min", "whole",
+        "2026-03-04 12:00 passed", "RTO 1 min 1 s goal 4 h", "as of 2024-04-10 12:00 UTC",
+    ):  # fmt: skip
+        assert words in shown.text, words
+    [link] = shown.find("a")
+    assert link.attributes["href"] == f"./drills/{a_drill().id}"
+    assert not shown.find("div", role="alert") and not shown.find("span", **{"class": "badge late"})
+
+
+def test_what_is_overdue_is_said_in_red_words() -> None:
+    bad = replace(a_drill(), damages=(EVIL,), actor=EVIL)
+    late = backed_up(
+        overdue=("the last complete set is 3 h old, the goal is 15 min", EVIL), drill=bad,
+        exposure=Exposure(timedelta(hours=3), timedelta(hours=3), 1, NOW),
+    )  # fmt: skip
+    shown = section(Known(has_backups=True, backups=late))
+    [alert] = shown.find("div", role="alert")
+    assert "The last complete set is 3 h old" in alert.text and "alert(" in alert.text
+    assert [badge.text for badge in shown.find("span", **{"class": "badge late"})] == ["3 h", "failed"]
+    assert not shown.find("script") and not shown.find("img")
+
+
+def test_backups_that_are_not_there_or_not_known_are_told() -> None:
+    assert "LAKEHOUSE_BACKUP_BUCKET is not set" in section(Known(has_backups=False)).text
+    assert "was not read yet" in section(Known()).text
+    assert "could not be read yet" in section(Known(has_backups=True)).text
+    empty = backed_up(
+        last=None, exposure=None, verification=None, drill=None, good_drill=None, overdue=("there is no set",)
+    )
+    assert "There is no set" in section(Known(has_backups=True, backups=empty)).text
+    extrapolated = backed_up(good_drill=a_drill(tables_of_set=9))
+    assert "extrapolated" in section(Known(has_backups=True, backups=extrapolated)).text
+
+
+@dataclass
+class Place:
+    """Where backups are, as far as the page asks."""
+
+    stands: Status | LakehouseError
+    asked: list[str] = field(default_factory=list)
+
+    def status(self, now: datetime, seen: Seen) -> Status:
+        if isinstance(self.stands, LakehouseError):
+            raise self.stands
+        return self.stands
+
+    def report(self, drill_id: str) -> str:
+        self.asked.append(drill_id)
+        if drill_id != a_drill().id:
+            raise IntegrityError("the record of a drill was not signed with our key", todo="see who wrote it")
+        return render_report(a_drill())
+
+
+def test_a_server_of_backups_that_is_away_leaves_the_page_up(lake: FakeLake, contracts: Path) -> None:
+    place = Place(backed_up())
+    lake.backups = place  # type: ignore[assignment]
+    reader = refresher(lake, contracts)
+    known = read(reader)
+    assert known.backups == place.stands
+    place.stands = TransientError("the S3 server of backups does not answer", todo="start it")
+    html = overview_page(overview(read(reader, known), Choice(), NOW))
+    assert "The S3 server of backups does not answer" in html and "98,765" in html
+    assert "12 tables" in html, "what was known of them stays"
+
+
+def test_reports_are_served_to_whom_the_page_is_and_only_ours(lake: FakeLake, contracts: Path) -> None:
+    lake.backups = place = Place(backed_up())  # type: ignore[assignment]
+
+    def guard(request: Request) -> None:
+        if "authorization" not in request.headers:
+            raise HTTPException(401, "log in")
+
+    app = FastAPI()
+    app.mount("/lakehouse", make_app(lambda: view_of(lake, contracts), [Depends(guard)], lambda: no_dags))
+    client = TestClient(app, headers={"authorization": "x"})
+    path = f"/lakehouse/drills/{a_drill().id}"
+    assert TestClient(app).get(path).status_code == 401 and place.asked == []
+    answer = client.get(path)
+    assert answer.status_code == 200 and "Recovery drill" in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-") and "unsafe" not in policy
+    style = re.search(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    assert style and base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode() in policy
+    other = client.get("/lakehouse/drills/20260304T120000Z-ffffffff")
+    assert other.status_code == 404 and "was not signed with our key" in other.text
+    asked = len(place.asked)
+    for name in ("..%2f..%2fx", "x", f"{a_drill().id}%0a", "%3Cscript%3E"):
+        assert client.get(f"/lakehouse/drills/{name}").status_code == 404, name
+    assert len(place.asked) == asked

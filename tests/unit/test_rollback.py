@@ -274,17 +274,32 @@ def test_the_tag_of_the_old_head_is_kept_for_thirty_days_from_now(three: tuple[P
     assert datetime.fromtimestamp(ends / 1000, UTC) - NOW == pytest.approx(timedelta(days=30), abs=timedelta(seconds=1))
 
 
+@pytest.mark.parametrize("point", [f"decide.after_log@{SOURCE}", f"rollback.before_swap@{TABLE}"])
 def test_whoever_dies_between_the_decision_and_the_swap_has_lost_nothing(
-    three: tuple[Place, list[int]], monkeypatch: pytest.MonkeyPatch
+    three: tuple[Place, list[int]], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     place, heads = three
-    monkeypatch.setenv("LAKEHOUSE_FAILPOINTS", f"rollback.before_swap@{TABLE}=raise")
+    monkeypatch.setenv("LAKEHOUSE_FAILPOINTS", f"{point}=raise")
     with pytest.raises(FailpointHit):
         place.roll_back(place.plan(heads[1]))
     assert place.head() == heads[2] and len(read_decisions(place.store, SOURCE)) == 1
     monkeypatch.delenv("LAKEHOUSE_FAILPOINTS")
     place.roll_back(place.plan(heads[1]))
     assert place.head() == heads[1] and len(read_decisions(place.store, SOURCE)) == 1
+
+
+def test_whoever_dies_before_or_after_everything_has_done_nothing_or_all(
+    three: tuple[Place, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, heads = three
+    monkeypatch.setenv("LAKEHOUSE_FAILPOINTS", f"decide.before_log@{SOURCE}=raise")
+    with pytest.raises(FailpointHit):
+        place.roll_back(place.plan(heads[1]))
+    assert place.head() == heads[2] and read_decisions(place.store, SOURCE) == []
+    monkeypatch.setenv("LAKEHOUSE_FAILPOINTS", f"rollback.after_swap@{TABLE}=raise")
+    with pytest.raises(FailpointHit):
+        place.roll_back(place.plan(heads[1]))
+    assert place.head() == heads[1] and place.plan(heads[1]).is_empty
 
 
 @pytest.mark.parametrize("change", ["published", "decided", "refused"])

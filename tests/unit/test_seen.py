@@ -12,10 +12,10 @@ import pytest
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from lakehouse.cli import decide
 from lakehouse.cli.main import app
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.model import Contract
+from lakehouse.core.actor import user_name
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import PROJECT_ROOT, Settings
 from lakehouse.ledger import seen
@@ -83,11 +83,9 @@ def test_only_what_was_seen_is_confirmed(place: Place) -> None:
     assert not raised.value.is_retryable
 
 
-def test_a_scheduler_says_for_whom_it_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decide, "settings", lambda: Settings(actor="ada (Airflow)"))
-    assert decide.user_name() == "ada (Airflow)"
-    monkeypatch.setattr(decide, "settings", Settings)
-    assert decide.user_name() not in ("", "ada (Airflow)")
+def test_a_scheduler_says_for_whom_it_decides() -> None:
+    assert user_name(Settings(actor="ada (Airflow)")) == "ada (Airflow)"
+    assert user_name(Settings()) not in ("", "ada (Airflow)")
 
 
 @pytest.mark.parametrize("words", [["retail.sales", "--gold-only"], ["--gold-only", "--no-gold"]])

@@ -170,7 +170,7 @@ def test_a_failed_build_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_credentials_of_minio_travel_by_environment_only() -> None:
-    command = minio.command(Path("minio"), Path("data"), 1, 2)
+    command = minio.command(Path("minio"), Path("data"), 1, 2, Path("certificates"))
     environment = minio.environment("the key", "the secret")
     assert "the secret" not in " ".join(command) and "the secret" in environment.values()
 

@@ -21,6 +21,7 @@ from lakehouse.core.errors import SettingsError, TableBusy
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
 from lakehouse.ledger.decisions import read_decisions
+from lakehouse.ledger.points import publications
 
 __all__ = ["place", "three"]
 Call = Callable[..., Result]
@@ -33,7 +34,7 @@ def call(three: tuple[Place, list[int]], monkeypatch: pytest.MonkeyPatch) -> Ite
     for module in ("travel", "run"):
         monkeypatch.setattr(f"lakehouse.cli.{module}.settings", lambda: mine)
     monkeypatch.setattr("lakehouse.ledger.watermark.open_catalog", lambda _: three[0].catalog)
-    monkeypatch.setattr(travel, "user_name", lambda: "ada")
+    monkeypatch.setattr(travel, "user_name", lambda _: "ada")
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(*arguments: object, answer: str | None = None) -> Result:
@@ -118,10 +119,61 @@ def test_tags_are_made_kept_and_dropped(three: tuple[Place, list[int]], call: Ca
         call("tag", TABLE, "main2", "--drop")
 
 
-@pytest.mark.parametrize("name", ["main", "123", "daily-2024-04-01", "attempt_x", "baseline-1", "a b", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "main",
+        "123",
+        "daily-2024-04-01",
+        "attempt_x",
+        "baseline-1",
+        "before-rollback-1",
+        "2024-04-01",
+        "20240401",
+        "2024-W13",
+        "a b",
+        "a\n",
+        "[bold]",
+        "../a",
+        "",
+    ],
+)
 def test_names_that_are_not_a_persons(call: Call, name: str) -> None:
     with pytest.raises(SettingsError):
         call("tag", TABLE, name)
+
+
+def test_the_tag_of_a_rollback_can_be_dropped_and_is_nobodys_to_give(
+    three: tuple[Place, list[int]], call: Call
+) -> None:
+    place, heads = three
+    kept = json.loads(call("rollback", TABLE, "--to", heads[1], "--yes", "--json").stdout)["kept"][str(TABLE)]
+    call("tag", TABLE, kept, "--drop")
+    assert kept not in place.catalog.load_table(str(TABLE)).metadata.refs
+    with pytest.raises(SettingsError, match="cannot be a tag of yours"):
+        call("tag", TABLE, kept)
+
+
+@pytest.mark.parametrize(
+    "to", ["", "\u00b2", "\u0663", "9" * 5000, "-1", "1e3", "main; DROP", "2024-13-01", "99999-01-01"]
+)
+def test_what_is_no_time_snapshot_or_tag_is_said(three: tuple[Place, list[int]], call: Call, to: str) -> None:
+    place, heads = three
+    with pytest.raises(SettingsError):
+        call("rollback", TABLE, "--to", to, "--yes")
+    assert place.head() == heads[2]
+
+
+@pytest.mark.parametrize("zone", ["+05:30", "-08:00", "Z", ""])
+def test_a_time_is_meant_where_it_says(three: tuple[Place, list[int]], call: Call, zone: str) -> None:
+    """The moment of the second publication, as clocks of other places show it; UTC where nothing is said."""
+    place, heads = three
+    [at] = [
+        head.at for head in publications(place.catalog.load_table(str(TABLE))) if head.snapshot.snapshot_id == heads[1]
+    ]
+    there = at.astimezone(datetime.fromisoformat(f"2024-01-01T00:00:00{zone or 'Z'}").tzinfo).replace(tzinfo=None)
+    said = json.loads(call("rollback", TABLE, "--to", f"{there.isoformat()}{zone}", "--dry-run", "--json").stdout)
+    assert said["to"]["snapshot_id"] == heads[1]
 
 
 @pytest.mark.parametrize("words", [[], [TABLE], [TABLE, "a", "--due"], [TABLE, "a", "--keep", "soon"]])

@@ -17,8 +17,9 @@ from lakehouse.core.errors import SettingsError, TableBusy
 from lakehouse.core.failpoints import FailpointHit
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
-from lakehouse.engine import upkeep
+from lakehouse.engine import pointer, upkeep
 from lakehouse.engine.pointer import FORK_PREFIX, UPKEEP_PREFIX, fork_name, is_fork, read_document
+from lakehouse.engine.travel import UNDO_DAYS, rolled_back, undo_tag
 from lakehouse.engine.upkeep import Budget, Care, House, Removed
 from lakehouse.ledger.layout import Manifests
 from lakehouse.ledger.references import references
@@ -190,14 +191,117 @@ def test_a_run_that_died_after_the_commit_leaves_files_and_a_table_that_is_whole
     assert house.expire(NAME, Budget()) == Removed()
 
 
-def test_a_table_that_another_stands_on_loses_nothing(catalog: Any, house: House, tmp_path: Path) -> None:
-    """A fork, or one that was registered a second time."""
+def test_two_names_share_files_and_neither_takes_them_from_the_other(
+    catalog: Any, house: House, tmp_path: Path
+) -> None:
+    """As where a restore keeps what a table was: all that it names stays, and goes once the name is gone."""
     for number in range(4):
         publish(catalog, NAME, number, attempt=f"a{number}")
-    at = catalog.load_table(("silver", "numbers")).metadata_location
-    catalog.register_table(("ops", "copy"), at)
+        catalog.load_table(("silver", "numbers")).overwrite(
+            numbers(number), snapshot_properties={STAMP_PROPERTY: Stamp(f"b{number}").to_json()}
+        )
+    assert house.neighbours(catalog.load_table(("silver", "numbers"))) == [NAME]
+    old = catalog.load_table(("silver", "numbers"))
+    kept = TableName("ops", "kept_20260101t000000z_0a1b2c3d")
+    catalog.register_table((kept.namespace, kept.name), old.metadata_location)  # by others, after the house was opened
+    publish(catalog, NAME, 9, attempt="c")
+    last = {STAMP_PROPERTY: Stamp("d").to_json()}
+    catalog.load_table(("silver", "numbers")).overwrite(numbers(7), snapshot_properties=last)
+    rows = {each.snapshot_id: content(catalog, kept, each.snapshot_id) for each in old.metadata.snapshots}
+    assert len(rows) > 6 and house.tables([]) == [NAME], "what is kept is left as it is"
+    before = on_disk(tmp_path)
+    removed = house.expire(NAME, Budget())
+    assert removed.snapshots >= 7 and 0 < removed.files == len(before - on_disk(tmp_path)), "what only it named"
+    assert {each: content(catalog, kept, each) for each in rows} == rows
+    assert set(map(_path, references(catalog.load_table((kept.namespace, kept.name))))) <= on_disk(tmp_path)
+    assert content(catalog, NAME) == [7]
+    pointer.forget(catalog, kept, catalog.load_table((kept.namespace, kept.name)).metadata_location)
+    assert house.neighbours(catalog.load_table(("silver", "numbers"))) == [NAME]
+
+
+def _path(uri: str) -> str:
+    return urlparse(uri).path
+
+
+def test_nothing_expires_while_somebody_works_on_a_fork(catalog: Any, house: House, tmp_path: Path) -> None:
+    for number in range(4):
+        publish(catalog, NAME, number, attempt=f"a{number}")
+    fork = fork_name(NAME, UPKEEP_PREFIX)
+    catalog.register_table((fork.namespace, fork.name), catalog.load_table(("silver", "numbers")).metadata_location)
     before = on_disk(tmp_path)
     assert (house.expire(NAME, Budget()), on_disk(tmp_path)) == (Removed(), before)
+
+
+def test_the_lakes_own_tables_are_kept_up_too(catalog: Any, house: House) -> None:
+    """They grow by a small file with each run, and no contract names them."""
+    own = TableName("ops", "quality_results")
+    for number in range(12):
+        publish(catalog, own, number, attempt=f"a{number}")
+    assert house.tables([]) == [own]
+    needs = house.needs(own)
+    assert needs.compaction is not None and needs.compaction.files == 12
+    assert needs.expiry is not None and len(needs.expiry.going) == 12 - Upkeep().min_snapshots
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_a_table_below_another_is_a_neighbour(catalog: Any, house: House, below: bool) -> None:
+    publish(catalog, NAME, 1, attempt="a")
+    table = catalog.load_table(("silver", "numbers"))
+    inner = f"{table.location()}/inner" if below else f"{table.location()}-2"
+    catalog.create_table(("ops", "inner"), numbers().schema, location=inner).append(numbers(1))
+    other = TableName("ops", "inner")
+    assert house.neighbours(table) == ([other, NAME] if below else [NAME])
+    assert house.neighbours(catalog.load_table(("ops", "inner"))) == ([other, NAME] if below else [other])
+
+
+def test_a_table_whose_files_nobody_may_delete_keeps_them(catalog: Any, house: House) -> None:
+    for number in range(4):
+        publish(catalog, NAME, number, attempt=f"a{number}")
+    assert house.needs(NAME).expiry is not None
+    with catalog.load_table(("silver", "numbers")).transaction() as change:
+        change.set_properties({"gc.enabled": "false"})
+    assert house.needs(NAME).expiry is None and house.expire(NAME, Budget()) == Removed()
+
+
+def test_a_rollback_can_be_undone_as_long_as_was_promised(catalog: Any, house: House) -> None:
+    """Long after main left it, and no longer."""
+    snapshots = [publish(catalog, NAME, number, attempt=f"a{number}") for number in range(5)]
+    at, left = catalog.load_table(("silver", "numbers")).metadata_location, LATER - timedelta(days=UNDO_DAYS - 1)
+    back = rolled_back(read_document(catalog, at), snapshots[1], undo_tag(snapshots[4], left), left)
+    pointer.swap(catalog, [pointer.write_document(catalog, NAME, at, at, back)], upkeep._moved)
+    expiry = house.needs(NAME).expiry
+    assert expiry is not None and set(expiry.going) >= {snapshots[2], snapshots[3]}
+    assert snapshots[4] not in expiry.going and expiry.kept[snapshots[4]].startswith("tag before-rollback-")
+    house.expire(NAME, Budget())
+    assert content(catalog, NAME, snapshots[4]) == [0, 1, 2, 3, 4] and content(catalog, NAME) == [0, 1]
+    house.now = LATER + timedelta(days=2)
+    later = house.needs(NAME).expiry
+    assert later is not None and (later.going, later.tags) == ((snapshots[4],), (undo_tag(snapshots[4], left),))
+
+
+def test_a_clock_that_runs_backwards_takes_nothing_more_away(catalog: Any, house: House) -> None:
+    for number in range(4):
+        publish(catalog, NAME, number, attempt=f"a{number}")
+    house.now = datetime.now(UTC) - timedelta(days=400)
+    assert house.needs(NAME).expiry is None and house.expire(NAME, Budget()) == Removed()
+    house.now = LATER
+    house.expire(NAME, Budget())
+    document = read_document(catalog, catalog.load_table(("silver", "numbers")).metadata_location)
+    times = [entry["timestamp-ms"] for entry in document["metadata-log"]]
+    assert times == sorted(times) and document["last-updated-ms"] >= times[-1]
+
+
+def test_the_log_of_former_metadata_is_as_long_as_icebergs(catalog: Any, house: House) -> None:
+    publish(catalog, NAME, 1, attempt="a")
+    with catalog.load_table(("silver", "numbers")).transaction() as change:
+        change.set_properties({"write.metadata.previous-versions-max": "3"})
+    for _ in range(5):
+        at = catalog.load_table(("silver", "numbers")).metadata_location
+        pointer.swap(
+            catalog, [pointer.write_document(catalog, NAME, at, at, read_document(catalog, at))], upkeep._moved
+        )
+    last = catalog.load_table(("silver", "numbers"))
+    assert len(last.metadata.metadata_log) == 3 and last.metadata.metadata_log[-1].metadata_file == at
 
 
 def test_a_rebuild_that_waits_is_not_disturbed(catalog: Any, house: House) -> None:

@@ -7,9 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from lakehouse.backup.iceberg import Kind, Reference, rewrite_deletes
 from lakehouse.backup.places import Places
@@ -18,31 +16,19 @@ from lakehouse.backup.vault import WHOLE_BYTES, Stored, Vault
 from lakehouse.core.errors import IntegrityError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.ledger.store import ContentMismatch, ObjectStore
+from lakehouse.ledger.watched import in_threads as in_threads  # for those who copy as well
 
-WORKERS = 12
 _NAMES_OTHERS: tuple[Kind, ...] = ("position_deletes", "deletion_vector")
 _STREAMED: tuple[Kind, ...] = ("data", "equality_deletes", "landed", "statistics")
 _PROGRESS_SECONDS = 2.0
 _MOST_NAMED = 20
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 Told = Callable[[str, int, int], None]
 """Told of a phase: what it is, files done, and bytes done."""
 
 
 class FilesMissing(IntegrityError):
     """Files that the lake refers to are not there, or are not what was said of them."""
-
-
-def in_threads(act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """What ``act`` says of each item, in order; the first error ends it."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(act, item) for item in items]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        if any(future.done() and future.exception() for future in futures):
-            pool.shutdown(cancel_futures=True)
-        return [future.result() for future in futures if not future.cancelled()]
 
 
 @dataclass
@@ -113,10 +99,11 @@ class Copier:
         return found if found and self._is_whole(found) else None
 
     def extend(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """The same entries, locked for as long as new ones are."""
-        if not self.vault.is_locking:
-            return iter(list(entries))
-        return iter(in_threads(self._extended, list(entries)))
+        """The same entries, locked for as long as new ones are; only those are asked for that are due."""
+        old = list(entries)
+        due = [entry for entry in old if any(map(self.vault.is_due, entry.objects))]
+        extended = {entry.uri: entry for entry in in_threads(self._extended, due)}
+        return (extended.get(entry.uri, entry) for entry in old)
 
     def fetch(self, reference: Reference) -> tuple[Reference, Entry, bytes] | None:
         """Store a small file whose content is looked into, and return it; None where it is missing."""

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse.backup.copying import Copier, FilesMissing, Progress, Told, in_threads
 from lakehouse.backup.cut import cut
+from lakehouse.backup.fingerprint import content_fingerprint
 from lakehouse.backup.iceberg import (
     Document,
     Kind,
     Reference,
+    read_document,
     references,
     rewrite_list,
     rewrite_manifest,
@@ -25,6 +27,7 @@ from lakehouse.backup.iceberg import (
 )
 from lakehouse.backup.places import Places
 from lakehouse.backup.records import damaged_keys
+from lakehouse.backup.roster import enter
 from lakehouse.backup.sets import (
     COMPLETE,
     FILES,
@@ -78,8 +81,8 @@ def create_from(
     """The same from this catalog. Needs the locks: nobody else makes a set, and nobody removes files."""
     vault = Vault.open(settings, clock.now())
     signer, places = signer_of(settings), Places.of(settings)
-    begun, parent = _stand(vault, signer, told)
-    before = _Before.of(parent, is_full=is_full)
+    begun, before = _stand(vault, signer, told)
+    before = replace(before, files={}) if is_full else before
     if begun and begun.parent == before.id and _is_here(begun, places):
         try:
             return _Build(settings, vault, places, begun, before, told).run(signer, clock)
@@ -101,30 +104,26 @@ class _Before:
     ends: Mapping[str, LogEnds] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, found: BackupSet | None, *, is_full: bool) -> _Before:
-        """Of this set; where everything is to be read again, only how far its logs went."""
-        if found is None:
-            return cls()
+    def of(cls, found: BackupSet) -> _Before:
+        """Of this set. Raises :class:`IntegrityError` where its list of files cannot be read."""
         tables = {(each.table, each.metadata): each for each in found.manifest.tables}
-        return cls(found.id, {} if is_full else found.files(), tables, found.manifest.sources)
+        return cls(found.id, found.files(), tables, found.manifest.sources)
 
 
-def _stand(vault: Vault, signer: Signer, told: Told) -> tuple[Plan | None, BackupSet | None]:
-    """A set that was begun after the last complete one that can be read, if any, and that one."""
+def _stand(vault: Vault, signer: Signer, told: Told) -> tuple[Plan | None, _Before]:
+    """A set that was begun after the last complete one that can be read, if any, and what that one has."""
     begun: Plan | None = None
     for set_id in reversed(set_ids(vault)):
         if is_complete(vault, set_id):
             try:
-                found = load_set(vault, set_id, signer.public_key)
-                found.files()
+                return begun, _Before.of(load_set(vault, set_id, signer.public_key))
             except IntegrityError as error:
                 told(f"{set_id} is of no use: {error.what}", 0, 0)
                 continue
-            return begun, found
         key = set_key(set_id, PLAN)
         if begun is None and vault.head(key) and not vault.head(set_key(set_id, PRUNED)):
             begun = Plan.from_json(vault.get(key), vault.store.where(key))
-    return begun, None
+    return begun, _Before()
 
 
 def _is_here(plan: Plan, places: Places) -> bool:
@@ -303,7 +302,11 @@ class _Build:
         body = manifest.to_json()
         self.vault.put(set_key(self.plan.id, MANIFEST), body, anew=True)
         failpoint("backup.before_complete")
+        if self.plan.parent:
+            enter(self.vault, self.plan.parent)  # unless it was cut short just before that
         self.vault.put(set_key(self.plan.id, COMPLETE), hashlib.sha256(body).hexdigest().encode() + b"\n")
+        failpoint("backup.before_roster")
+        enter(self.vault, self.plan.id)
         return manifest
 
     def _manifest(self, files_sha256: str, clock: Clock) -> Manifest:
@@ -337,9 +340,14 @@ class _Build:
         files = len(below), sum(self.entries[uri].copy.size_bytes for uri in below)
         same = self.before.tables.get((pointer.table, entry.uri))
         if same and entry.uri not in self.bodies:
-            return replace(same, query_metadata=query, files=files[0], size_bytes=files[1])
-        body = self.bodies.get(entry.uri) or self.vault.get(entry.copy.key)
-        return _described(pointer, json.loads(body), query, *files)
+            described = replace(same, query_metadata=query, files=files[0], size_bytes=files[1])
+        else:
+            body = self.bodies.get(entry.uri) or self.vault.body(entry.copy)
+            described = _described(pointer, read_document(body), query, *files)
+        if pointer.kind == "VIEW":
+            return described
+        content = content_fingerprint(self.entries, entry.uri, described.snapshot_id)
+        return replace(described, content_fingerprint=content)
 
 
 def _pointed(pointer: Pointer) -> Kind:
@@ -353,6 +361,8 @@ def _as_leaf(reference: Reference) -> Reference:
 
 def _leaf_entry(entry: Entry, kind: Kind) -> Entry:
     """An entry of the parent as one that is not looked into, whatever it was there."""
+    if entry.kind == kind and not entry.refs:
+        return entry
     return replace(entry, kind=kind, refs=(), query=None if kind == "former_metadata" else entry.query)
 
 
@@ -385,6 +395,7 @@ def _described(pointer: Pointer, document: Document, query: str, files: int, siz
         format_version=document["format-version"],
         snapshot_id=snapshot["snapshot-id"] if snapshot else None,
         rows=_rows(snapshot["summary"]) if snapshot else 0,
+        content_fingerprint="",
         files=files,
         size_bytes=size,
     )

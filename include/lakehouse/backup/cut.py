@@ -15,6 +15,7 @@ from lakehouse.backup.sets import LogEnds, Plan, Pointer
 from lakehouse.core.clock import Clock
 from lakehouse.core.settings import CATALOG
 from lakehouse.ledger.decisions import decision_log
+from lakehouse.ledger.kept import KEPT_PROPERTY, is_kept
 from lakehouse.ledger.log import landing_log
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import reaching
@@ -29,7 +30,7 @@ _NAMESPACES = "SELECT * FROM iceberg_namespace_properties WHERE catalog_name = :
 def cut(engine: Engine, landing: ObjectStore, places: Places, clock: Clock, parent: str, since: Ends) -> Plan:
     """The plan of a new set. ``since`` are the ends of the logs at its parent, which they must not have lost."""
     at = clock.now()
-    pointers, namespaces = _read_catalog(engine)
+    pointers, namespaces = read_catalog(engine)
     return Plan(
         id=f"{at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
         cut_at=at.isoformat(),
@@ -45,7 +46,8 @@ def cut(engine: Engine, landing: ObjectStore, places: Places, clock: Clock, pare
 Ends = Mapping[str, LogEnds]
 
 
-def _read_catalog(engine: Engine) -> tuple[tuple[Pointer, ...], tuple[tuple[str, str, str], ...]]:
+def read_catalog(engine: Engine) -> tuple[tuple[Pointer, ...], tuple[tuple[str, str, str], ...]]:
+    """All pointers from one statement, and the properties of the namespaces."""
     from sqlalchemy.exc import ProgrammingError
 
     try:
@@ -57,8 +59,10 @@ def _read_catalog(engine: Engine) -> tuple[tuple[Pointer, ...], tuple[tuple[str,
     pointers = sorted(
         (row["table_namespace"], row["table_name"], row.get("iceberg_type") or "TABLE", row["metadata_location"])
         for row in rows
+        if not is_kept(row["table_namespace"], row["table_name"])
     )
     known = sorted((row["namespace"], row["property_key"], row["property_value"] or "") for row in spaces)
+    known = [each for each in known if not each[1].startswith(KEPT_PROPERTY)]
     return tuple(Pointer(*each) for each in pointers), tuple(known)
 
 

@@ -5,15 +5,17 @@ Read as documents and as raw records, not through a model: of format versions 1 
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lakehouse.backup.avro_edit import AvroRecords, read_records, write_records
-from lakehouse.backup.places import Places
+from lakehouse.backup.places import Moves
 
 Kind = Literal[
     "metadata",
@@ -33,7 +35,7 @@ Document = dict[str, Any]
 Move = Callable[[str], tuple[str, int | None]]
 """Where a path leads in the copy, and the size of what is there where that is not the original's."""
 
-_DELETED = 2
+DELETED = 2
 _PATH_FIELD = 2147483546  # the column of position deletes that has the path, which bounds of manifests name
 _LIST = {"manifest_path": True, "manifest_length": True}
 _DATA_FILE = {"content": True, "file_path": True, "file_format": True, "file_size_in_bytes": True, "record_count": True}
@@ -44,6 +46,7 @@ _ENTRY_WITH_BOUNDS = {
     "data_file": {**_ENTRY["data_file"], **dict.fromkeys(_BOUNDS, True)},  # type: ignore[dict-item]
 }
 _PUFFIN = b"PFA1"
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,21 @@ class Reference:
     size_bytes: int | None = None
     snapshot_id: int | None = None
     is_needed: bool = True
+
+
+def read_document(data: bytes) -> Document:
+    """A metadata file of a table or a view. Iceberg compresses those of views, and others where it is told to."""
+    try:
+        document: Document = json.loads(gzip.decompress(data) if data.startswith(_GZIP) else data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from None
+    return document
+
+
+def write_document(document: Document, like: bytes = b"") -> bytes:
+    """The same the other way round, compressed if that one is: the name of the file says so, and stays."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return gzip.compress(text, mtime=0) if like.startswith(_GZIP) else text
 
 
 def metadata_references(document: Document) -> Iterator[Reference]:
@@ -79,12 +97,13 @@ def list_references(data: bytes) -> Iterator[Reference]:
 def manifest_references(data: bytes) -> Iterator[Reference]:
     """The data and delete files that live in a manifest; those that it says are gone need not exist."""
     for record in read_records(data, _ENTRY).records:
-        if record["status"] != _DELETED:
+        if record["status"] != DELETED:
             file = record["data_file"]
-            yield Reference(file["file_path"], _file_kind(file), file["file_size_in_bytes"])
+            yield Reference(file["file_path"], file_kind(file), file["file_size_in_bytes"])
 
 
-def _file_kind(file: Document) -> Kind:
+def file_kind(file: Document) -> Kind:
+    """What an entry of a manifest is about."""
     content = file.get("content", 0)
     if content == 0:
         return "data"
@@ -96,7 +115,7 @@ def _file_kind(file: Document) -> Kind:
 def references(kind: Kind, data: bytes) -> list[Reference]:
     """What a file of this kind names. Raises :class:`ValueError` where it cannot be read."""
     if kind == "metadata":
-        return list(metadata_references(json.loads(data)))
+        return list(metadata_references(read_document(data)))
     if kind == "manifest_list":
         return list(list_references(data))
     if kind == "manifest":
@@ -104,9 +123,16 @@ def references(kind: Kind, data: bytes) -> list[Reference]:
     return []
 
 
-def rewrite_metadata(data: bytes, places: Places, lists: Callable[[str], str]) -> bytes:
-    """A table's metadata file for its copy. Whoever registers it must not remove the copy's files."""
-    document: Document = json.loads(data)
+def rewrite_view(data: bytes, places: Moves) -> bytes:
+    """A view's metadata file for its copy: it names no file but its own place."""
+    document = read_document(data)
+    document["location"] = places.moved(document["location"])
+    return write_document(document, data)
+
+
+def rewrite_metadata(data: bytes, places: Moves, lists: Callable[[str], str], *, is_guarded: bool = True) -> bytes:
+    """A table's metadata file for its copy. With ``is_guarded``, whoever registers it must not remove files."""
+    document = read_document(data)
     document["location"] = places.moved(document["location"])
     for snapshot in document.get("snapshots") or []:
         snapshot["manifest-list"] = lists(snapshot["manifest-list"])
@@ -118,8 +144,8 @@ def rewrite_metadata(data: bytes, places: Places, lists: Callable[[str], str]) -
         name: (places.moved_text(value) or value) if name.startswith("write.") else value
         for name, value in (document.get("properties") or {}).items()
     }
-    document["properties"] = {**properties, "gc.enabled": "false"}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    document["properties"] = properties | ({"gc.enabled": "false"} if is_guarded else {})
+    return write_document(document, data)
 
 
 def rewrite_list(data: bytes, move: Move) -> bytes:
@@ -131,7 +157,7 @@ def rewrite_list(data: bytes, move: Move) -> bytes:
     return write_records(file, _LIST)
 
 
-def rewrite_manifest(data: bytes, places: Places, move: Move) -> bytes:
+def rewrite_manifest(data: bytes, places: Moves, move: Move) -> bytes:
     """A manifest whose files are the copies."""
     file = read_records(data, _ENTRY)
     if any(record["data_file"].get("content", 0) for record in file.records):
@@ -141,7 +167,7 @@ def rewrite_manifest(data: bytes, places: Places, move: Move) -> bytes:
     return write_records(file, _ENTRY)
 
 
-def _rewrite_deletes(file: AvroRecords, places: Places, move: Move) -> bytes:
+def _rewrite_deletes(file: AvroRecords, places: Moves, move: Move) -> bytes:
     for record in file.records:
         data_file = record["data_file"]
         _move_file(data_file, move)
@@ -158,7 +184,7 @@ def _move_file(file: Document, move: Move) -> None:
         file["referenced_data_file"], _ = move(file["referenced_data_file"])
 
 
-def _move_bounds(bounds: list[Document], places: Places) -> Iterator[Document]:
+def _move_bounds(bounds: list[Document], places: Moves) -> Iterator[Document]:
     """Bounds may be cut short. One that begins in no place of ours says nothing about the copies, and is left out."""
     for bound in bounds:
         if bound["key"] != _PATH_FIELD:
@@ -191,16 +217,22 @@ def _rewrite_positions(data: bytes, moved: Callable[[str], str]) -> bytes:
 
 def _rewrite_puffin(data: bytes, moved: Callable[[str], str]) -> bytes:
     """Only the footer names files; what is before it keeps its place, and so its offsets."""
-    size, flags = struct.unpack("<iI", data[-12:-4]) if len(data) >= 16 else (0, 0)
-    start = len(data) - 12 - size
-    if data[:4] != _PUFFIN or data[-4:] != _PUFFIN or start < 8 or data[start - 4 : start] != _PUFFIN:
-        raise ValueError("it is no whole Puffin file")
-    if flags:
-        raise ValueError("its footer is compressed, which is not known here")
-    footer = json.loads(data[start:-12])
+    footer, start = puffin_footer(data)
     for blob in footer["blobs"]:
         properties = blob.get("properties") or {}
         if path := properties.get("referenced-data-file"):
             properties["referenced-data-file"] = moved(path)
     text = json.dumps(footer, ensure_ascii=False, separators=(",", ":")).encode()
     return data[:start] + text + struct.pack("<iI", len(text), 0) + _PUFFIN
+
+
+def puffin_footer(data: bytes) -> tuple[Document, int]:
+    """The footer of a Puffin file and where it starts. Raises :class:`ValueError` where it is no whole one."""
+    size, flags = struct.unpack("<iI", data[-12:-4]) if len(data) >= 16 else (0, 0)
+    start = len(data) - 12 - size
+    if data[:4] != _PUFFIN or data[-4:] != _PUFFIN or start < 8 or data[start - 4 : start] != _PUFFIN:
+        raise ValueError("it is no whole Puffin file")
+    if flags:
+        raise ValueError("its footer is compressed, which is not known here")
+    footer: Document = json.loads(data[start:-12])
+    return footer, start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlparse
 
 from lakehouse.core.errors import IntegrityError
@@ -13,6 +14,18 @@ from lakehouse.core.settings import Settings
 OBJECTS = "objects"
 QUERY = "query"
 _DIGITS = 16
+
+
+class Moves(Protocol):
+    """Says where a file of the lake is in a copy of it."""
+
+    def moved(self, uri: str) -> str:
+        """The name of a file that is kept as it is."""
+        ...
+
+    def moved_text(self, text: str) -> str | None:
+        """The same of a text that may be the beginning of a name only; None where it is of another place."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,4 +88,37 @@ class Places:
         for bucket, role in ((self.warehouse, "warehouse"), (self.landing, "landing")):
             if text.startswith(f"s3://{bucket}/"):
                 return self.uri(f"{OBJECTS}/{role}/{text.removeprefix(f's3://{bucket}/')}")
+        return None
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """Where a lake that is restored has its files: under the same keys, below ``prefix``, in these buckets."""
+
+    source: Places
+    warehouse: str
+    landing: str
+    prefix: str = ""
+
+    @property
+    def is_same(self) -> bool:
+        """Whether every file goes where it was: then nothing is rewritten."""
+        there = (self.source.warehouse, self.source.landing, "")
+        return (self.warehouse, self.landing, self.prefix) == there
+
+    def place(self, uri: str) -> tuple[str, str]:
+        """The bucket and the key where a file of the lake goes."""
+        bucket, key = self.source.split(uri)
+        return (self.warehouse if bucket == self.source.warehouse else self.landing), f"{self.prefix}{key}"
+
+    def moved(self, uri: str) -> str:
+        """Where a file of the lake goes. Keeps the order of names in one bucket."""
+        bucket, key = self.place(uri)
+        return f"s3://{bucket}/{key}"
+
+    def moved_text(self, text: str) -> str | None:
+        """The same of a text that may be the beginning of a name only; None where it is of another place."""
+        for bucket, becomes in ((self.source.warehouse, self.warehouse), (self.source.landing, self.landing)):
+            if text.startswith(f"s3://{bucket}/"):
+                return f"s3://{becomes}/{self.prefix}{text.removeprefix(f's3://{bucket}/')}"
         return None

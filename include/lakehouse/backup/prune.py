@@ -7,16 +7,18 @@ is what is locked. The newest set stays, and so does the newest one that was ver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lakehouse.backup.copying import Progress, in_threads
 from lakehouse.backup.records import VERIFIED, read_records
+from lakehouse.backup.roster import entered
 from lakehouse.backup.sets import (
     COMPLETE,
     FILES,
     PRUNED,
+    ROSTER,
     SETS,
     BackupSet,
     Files,
@@ -114,10 +116,11 @@ def plan_prune(vault: Vault, policy: Policy, public_key: str) -> Pruning:
     cuts = [(set_id, datetime.fromisoformat(each.manifest.cut_at)) for set_id, each in found.items()]
     fates = [_unless_locked(vault, found[fate.set_id], fate) for fate in decide(cuts, verified, policy, vault.now)]
     left = [
-        Fate(set_id, "", False, "it was never completed, or is being removed") for set_id in _leftovers(vault, found)
+        Fate(set_id, "", False, "it was never completed, is being removed, or was lost")
+        for set_id in _leftovers(vault, found)
     ]
     kept = {key for fate in fates if fate.is_kept for key in _keys(found[fate.set_id].files())}
-    going = _objects(vault, [fate.set_id for fate in (*fates, *left) if not fate.is_kept], kept)
+    going = _objects(vault, {fate.set_id: found.get(fate.set_id) for fate in (*fates, *left) if not fate.is_kept}, kept)
     free = tuple(stored for stored in going if not is_locked(stored, vault.now))
     return Pruning((*fates, *left), free, len(going) - len(free))
 
@@ -146,34 +149,41 @@ def last_verified(vault: Vault, complete: Sequence[str]) -> str:
 
 def _unless_locked(vault: Vault, found: BackupSet, fate: Fate) -> Fate:
     """A set whose seal is locked stays: it could not be removed, only be made to look as if."""
-    seal = vault.head(set_key(found.id, COMPLETE))
-    if fate.is_kept or seal is None or not is_locked(seal, vault.now):
+    if fate.is_kept:
         return fate
-    return Fate(fate.set_id, fate.cut_at, True, f"locked until {seal.locked_until}")
+    seals = _all(vault, set_key(found.id, COMPLETE))
+    until = max((seal.locked_until for seal in seals if is_locked(seal, vault.now)), default="")
+    if not until:
+        return fate
+    return Fate(fate.set_id, fate.cut_at, True, f"locked until {until}")
 
 
 def _leftovers(vault: Vault, complete: Iterable[str]) -> list[str]:
-    """Sets that are none: marked for removal, or begun before the newest complete one, so that nobody goes on there."""
-    newest = max(complete, default="")
-    return [
-        set_id
-        for set_id in set_ids(vault)
-        if set_id not in complete and (set_id < newest or vault.head(set_key(set_id, PRUNED)) is not None)
-    ]
+    """Sets that are none: marked for removal; begun before the newest complete one, where nobody goes on; or lost.
+
+    One that was complete once and has lost its seal is none of these: what it has may be wanted.
+    """
+    newest, there, known = max(complete, default=""), set_ids(vault), set(entered(vault))
+    begun = [each for each in there if each not in complete]
+    marked = {each for each in begun if vault.head(set_key(each, PRUNED)) is not None}
+    stale = {each for each in begun if each < newest and each not in known}
+    return sorted(marked | stale | (known - set(there)))
 
 
-def _objects(vault: Vault, going: Sequence[str], kept: set[str]) -> list[Stored]:
+def _objects(vault: Vault, going: Mapping[str, BackupSet | None], kept: set[str]) -> list[Stored]:
     """What sets that go stored, and no set that stays refers to."""
     found: dict[tuple[str, str], Stored] = {}
-    for set_id in going:
-        for entry in _files(vault, set_id).values():
+    for set_id, complete in going.items():
+        for entry in _files(vault, set_id, complete).values():
             found |= {(each.key, each.version): each for each in entry.objects if each.key not in kept}
     return list(found.values())
 
 
-def _files(vault: Vault, set_id: str) -> Files:
+def _files(vault: Vault, set_id: str, complete: BackupSet | None) -> Files:
     """What a set that goes refers to, complete or not."""
     noted = Progress(vault, set_id).read()
+    if complete:
+        return noted | complete.files()
     key = set_key(set_id, FILES)
     return noted | load_files(vault.get(key)) if vault.head(key) else noted
 
@@ -197,13 +207,18 @@ def remove(vault: Vault, stored: Stored) -> int:
 
 
 def remove_key(vault: Vault, key: str) -> int:
-    """Remove what is under a key, if anything; 1 where the server refuses."""
-    found = vault.head(key)
-    return 0 if found is None else remove(vault, found)
+    """Remove what is under a key in every version of it; returns how many the server refuses."""
+    return sum(remove(vault, found) for found in _all(vault, key))
+
+
+def _all(vault: Vault, key: str) -> list[Stored]:
+    """A document in every version of it."""
+    found = [vault.head(key, version) for version in vault.versions(key)] or [vault.head(key)]
+    return [each for each in found if each]
 
 
 def _remove_documents(vault: Vault, set_id: str) -> None:
     """The records and the set's own folder; its mark last, so that it is never taken for a begun one."""
-    keys = [*vault.keys(f"{VERIFIED}{set_id}/"), *vault.keys(f"{SETS}{set_id}/")]
+    keys = [*vault.keys(f"{VERIFIED}{set_id}/"), f"{ROSTER}{set_id}", *vault.keys(f"{SETS}{set_id}/")]
     for key in sorted(keys, key=lambda key: key.endswith(PRUNED)):
         remove_key(vault, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ class Damage:
 class Verification:
     """One look at a set: ``files`` were looked at, ``read`` of them from the first byte to the last.
 
-    ``share`` is which part of the data was read, as in 3/7; '' means all of it.
+    ``share`` is which part of the data was read, as in 3/7; '' means all of it. ``others`` is what was found of the
+    documents of other sets, which says nothing about this one.
     """
 
     set_id: str
@@ -44,6 +46,7 @@ class Verification:
     read: int
     read_bytes: int
     damages: tuple[Damage, ...]
+    others: tuple[Damage, ...] = ()
     format_version: int = FORMAT_VERSION
 
     @property
@@ -60,13 +63,14 @@ class Verification:
         """Read what :meth:`to_json` wrote; raises :class:`IntegrityError`."""
         try:
             value: dict[str, Any] = json.loads(data)
-            damages = tuple(
-                Damage(**{**each, "tables": tuple(each["tables"]), "snapshots": tuple(each["snapshots"])})
-                for each in value["damages"]
-            )
-            return cls(**{**value, "damages": damages})
+            damages, others = (tuple(map(_damage, value.get(name, ()))) for name in ("damages", "others"))
+            return cls(**{**value, "damages": damages, "others": others})
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"the record of a verification cannot be read: {error}", where=where) from None
+
+
+def _damage(value: dict[str, Any]) -> Damage:
+    return Damage(**{**value, "tables": tuple(value["tables"]), "snapshots": tuple(value["snapshots"])})
 
 
 def write_record(vault: Vault, record: Verification) -> None:
@@ -76,9 +80,16 @@ def write_record(vault: Vault, record: Verification) -> None:
 
 
 def read_records(vault: Vault, set_id: str) -> list[Verification]:
-    """All records of a set, oldest first."""
-    keys = sorted(vault.keys(f"{VERIFIED}{set_id}/"))
-    return [Verification.from_json(vault.get(key), vault.store.where(key)) for key in keys]
+    """All records of a set that can be read, oldest first: nobody stops a backup by writing others beside them."""
+    found = (_read(vault, key) for key in sorted(vault.keys(f"{VERIFIED}{set_id}/")))
+    return [record for record in found if record and record.set_id == set_id]
+
+
+def _read(vault: Vault, key: str) -> Verification | None:
+    for body in vault.bodies(key):
+        with suppress(IntegrityError):
+            return Verification.from_json(body, vault.store.where(key))
+    return None
 
 
 def damaged_keys(vault: Vault, set_id: str) -> frozenset[str]:

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,6 +22,7 @@ from lakehouse.core.errors import IntegrityError, SettingsError
 
 FORMAT_VERSION = 1
 SETS = "sets/"
+ROSTER = "roster/"
 PLAN, FILES, MANIFEST, COMPLETE, PRUNED = "plan.json", "files.jsonl.gz", "manifest.json", "COMPLETE", "PRUNED"
 
 
@@ -111,6 +114,7 @@ class BackedUp:
     """A table of a set. ``metadata`` is the original's file, ``query_metadata`` what a catalog registers.
 
     ``rows`` is None where deletes by equality leave it open; ``files`` and ``size_bytes`` are those of all snapshots.
+    ``content_fingerprint`` is of the current one, see :mod:`lakehouse.backup.fingerprint`; '' for a view.
     """
 
     table: str
@@ -121,6 +125,7 @@ class BackedUp:
     format_version: int
     snapshot_id: int | None
     rows: int | None
+    content_fingerprint: str
     files: int
     size_bytes: int
 
@@ -192,13 +197,14 @@ class BackupSet:
     def files(self) -> Files:
         """Its entries. Raises :class:`IntegrityError` where they are not those that the manifest was signed with."""
         key = set_key(self.id, FILES)
-        data = self.vault.get(key)
-        if hashlib.sha256(data).hexdigest() != self.manifest.files_sha256:
+        try:
+            data = self.vault.find(key, self.manifest.files_sha256)
+        except IntegrityError:
             raise IntegrityError(
                 "the list of a set's files is not the one that was signed",
                 where=self.vault.store.where(key),
                 todo="use another set; `lakehouse backup list` names them",
-            )
+            ) from None
         return load_files(data)
 
 
@@ -213,8 +219,13 @@ def set_ids(vault: Vault) -> list[str]:
 
 
 def is_complete(vault: Vault, set_id: str) -> bool:
-    """Whether a set is one: begun sets and such as are being removed are not."""
-    return vault.head(set_key(set_id, COMPLETE)) is not None and vault.head(set_key(set_id, PRUNED)) is None
+    """Whether a set is one: begun sets and such as are being removed are not.
+
+    What says so is the seal, also one that was marked as deleted. The mark of a removal is none of it: anybody who
+    writes could set that.
+    """
+    seal = set_key(set_id, COMPLETE)
+    return vault.head(seal) is not None or bool(vault.versions(seal))
 
 
 def complete_ids(vault: Vault) -> list[str]:
@@ -225,6 +236,13 @@ def complete_ids(vault: Vault) -> list[str]:
 def require_known(vault: Vault, set_id: str) -> str:
     """A complete set by its id, or the newest one for ''. Raises :class:`SettingsError` where there is none."""
     there = complete_ids(vault)
+    lost = sorted({key.removeprefix(ROSTER) for key in vault.keys(ROSTER)} - set(there))
+    if set_id in lost or (lost and not there):
+        raise IntegrityError(
+            f"backup set {set_id or lost[-1]} was complete once, and is gone",
+            where=vault.store.where(set_key(set_id or lost[-1], COMPLETE)),
+            todo="bring the objects below this prefix back, from versions of the bucket or its replica",
+        )
     if not there:
         raise SettingsError("there is no complete backup set", todo="make one with `lakehouse backup create`")
     if set_id and set_id not in there:
@@ -235,9 +253,24 @@ def require_known(vault: Vault, set_id: str) -> str:
 
 
 def load_set(vault: Vault, set_id: str, public_key: str) -> BackupSet:
-    """A complete set whose manifest is the one that was completed and signed. Raises :class:`IntegrityError`."""
+    """A complete set whose manifest is the one that was completed and signed, whatever lies over it now.
+
+    Raises :class:`IntegrityError` where the server has none.
+    """
+    seal, key = set_key(set_id, COMPLETE), set_key(set_id, MANIFEST)
+    try:
+        return _load(vault, set_id, public_key, vault.get(seal), vault.get(key))
+    except IntegrityError:
+        manifests = {hashlib.sha256(data).hexdigest(): data for data in vault.bodies(key)}
+        for sealed in vault.bodies(seal):
+            data = manifests.get(sealed.decode(errors="replace").strip(), b"")
+            with suppress(IntegrityError):
+                return _load(vault, set_id, public_key, sealed, data)
+        raise
+
+
+def _load(vault: Vault, set_id: str, public_key: str, seal: bytes, data: bytes) -> BackupSet:
     key = set_key(set_id, MANIFEST)
-    seal, data = vault.get(set_key(set_id, COMPLETE)), vault.get(key)
     if seal.decode(errors="replace").strip() != hashlib.sha256(data).hexdigest():
         raise IntegrityError(
             "a set's manifest is not the one that it was completed with",
@@ -255,21 +288,35 @@ def dump_files(entries: Iterable[Entry]) -> bytes:
     numbers = {entry.uri: number for number, entry in enumerate(ordered)}
     lines = (_line(entry, [numbers[uri] for uri in entry.refs]) for entry in ordered)
     head = json.dumps({"format_version": FORMAT_VERSION, "files": len(ordered)})
-    return gzip.compress("\n".join([head, *lines, ""]).encode(), compresslevel=6, mtime=0)
+    # Most of it is hashes, which no level makes smaller.
+    return gzip.compress("\n".join([head, *lines, ""]).encode(), compresslevel=3, mtime=0)
 
 
 def load_files(data: bytes) -> Files:
     """Read what :func:`dump_files` wrote; raises :class:`IntegrityError`."""
     try:
         head, *lines = gzip.decompress(data).decode().splitlines()
-        values = [json.loads(line) for line in lines]
         count = _parsed(head.encode(), FILES)["files"]
-        if count != len(values):
-            raise ValueError(f"{len(values)} of {count} files are listed")
-        names = [value["uri"] for value in values]
-        return {value["uri"]: _entry(value, tuple(names[number] for number in value["refs"])) for value in values}
+        if count != len(lines):
+            raise ValueError(f"{len(lines)} of {count} files are listed")
+        with _many_objects():
+            values = [json.loads(line) for line in lines]
+            names = [value["uri"] for value in values]
+            return {value["uri"]: _entry(value, tuple(names[number] for number in value["refs"])) for value in values}
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise _unreadable(FILES, error) from None
+
+
+@contextmanager
+def _many_objects() -> Iterator[None]:
+    """The collector rests while hundreds of thousands of objects are made that all stay: it took half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def dump_progress(entries: Iterable[Entry]) -> bytes:

@@ -61,7 +61,9 @@ def public_key_of(settings: Settings) -> str:
     return signer_of(settings).public_key
 
 
-def check_signature(data: bytes, signature: str, public_key: str, where: str) -> None:
+def check_signature(
+    data: bytes, signature: str, public_key: str, where: str, *, what: str = "a set's manifest"
+) -> None:
     """Raise :class:`IntegrityError` unless the signature is that of these bytes, by this key."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -71,7 +73,7 @@ def check_signature(data: bytes, signature: str, public_key: str, where: str) ->
         key.verify(_decoded(signature), data)
     except (InvalidSignature, binascii.Error, ValueError):
         raise IntegrityError(
-            "a set's manifest was not signed with our key",
+            f"{what} was not signed with our key",
             where=where,
             untouched="everything; nothing in it is trusted",
             todo="see who wrote it; with a former key, set LAKEHOUSE_BACKUP_PUBLIC_KEY to its public part",

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from lakehouse.core.errors import IntegrityError
+from botocore.exceptions import ClientError
+
+from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
 from lakehouse.ledger.store import ContentMismatch, ObjectStore, Reader, Taken
 
@@ -23,7 +25,12 @@ WHOLE_BYTES = 32 * 1024 * 1024
 PART_BYTES = 16 * 1024 * 1024
 _MOST_PARTS = 9_000
 _CHUNK_BYTES = 1024 * 1024
+_LOCKED = ("InvalidRequest", "ObjectLocked")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed")
+
+
+class OtherBytes(IntegrityError):
+    """Under a key that is written once, there are other bytes."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,24 @@ class Stored:
 
 @dataclass(frozen=True)
 class Vault:
-    """The bucket, and until when what is stored or used again now is locked."""
+    """The bucket, and until when what is stored or used again now is locked.
+
+    Whoever may write can lay another version over a key, and whoever may delete a mark that it is gone. Where the
+    server keeps versions neither takes anything away: sets know versions and hashes, and are read by them.
+    """
 
     store: ObjectStore
     lock_days: int
     now: datetime
+    has_versions: bool = False
 
     @classmethod
     def open(cls, settings: Settings, now: datetime) -> Vault:
         """The vault that the settings name; looks once whether its bucket can lock objects."""
         settings.require_backups()
         store = ObjectStore.of_backups(settings)
-        lock_days = settings.backup_lock_days
-        return cls(store, lock_days if lock_days and _can_lock(store) else 0, now)
+        can_lock = _can_lock(store)
+        return cls(store, settings.backup_lock_days if can_lock else 0, now, has_versions=can_lock)
 
     @property
     def is_locking(self) -> bool:
@@ -66,6 +78,35 @@ class Vault:
     def get(self, key: str, version: str = "") -> bytes:
         """A whole object, or one version of it. Raises :class:`IntegrityError` where there is none."""
         return self.store.get(key, **_version(version))
+
+    def body(self, stored: Stored) -> bytes:
+        """A whole object as it was stored, whatever lies over it now. Raises :class:`IntegrityError`."""
+        return self.find(stored.key, stored.sha256)
+
+    def find(self, key: str, sha256: str) -> bytes:
+        """The bytes with this hash under a key: those that are there now, else an older version of them."""
+        for body in self.bodies(key):
+            if hashlib.sha256(body).hexdigest() == sha256:
+                return body
+        raise IntegrityError(
+            "what was stored under this key is not there any more",
+            where=self.store.where(key),
+            todo="use another set; `lakehouse backup verify` says what this one lacks",
+        )
+
+    def bodies(self, key: str) -> Iterator[bytes]:
+        """What is under a key now, and then what lies below it, newest first. Only who goes on asks for that."""
+        try:
+            yield self.get(key)
+        except IntegrityError:
+            pass  # missing, or marked as deleted
+        for version in self.versions(key):
+            yield self.get(key, version)
+
+    def versions(self, key: str) -> list[str]:
+        """Every version of a key that the server has, newest first; none in a bucket without versions."""
+        pages = self._version_pages(key) if self.has_versions else iter(())
+        return [_known(each["VersionId"]) for page in pages for each in page.get("Versions", []) if each["Key"] == key]
 
     @contextmanager
     def reading(self, key: str, version: str = "") -> Iterator[BinaryIO]:
@@ -131,12 +172,16 @@ class Vault:
             self.store.abort(key, upload_id)
             raise
 
-    def extended(self, stored: Stored) -> Stored:
-        """The same object, locked for the lock's days from now on. Asks the server only where less than that is left.
+    def is_due(self, stored: Stored) -> bool:
+        """Whether less than the lock's days are left of an object's lock.
 
         A little more than that is locked each time, so that not every set asks for every object.
         """
-        if not self.is_locking or (stored.locked_until and _moment(stored.locked_until) >= self._least):
+        return self.is_locking and (not stored.locked_until or _moment(stored.locked_until) < self._least)
+
+    def extended(self, stored: Stored) -> Stored:
+        """The same object, locked for the lock's days from now on. Asks the server only where that is due."""
+        if not self.is_due(stored):
             return stored
         lock, until = self._lock()
         retention: Any = {"Mode": "COMPLIANCE", "RetainUntilDate": lock["ObjectLockRetainUntilDate"]}
@@ -144,18 +189,54 @@ class Vault:
         self.store.ask(stored.key, lambda: extend(Retention=retention, **_version(stored.version)))
         return replace(stored, locked_until=until)
 
+    def lay_on_top(self, key: str, version: str) -> Stored:
+        """Make a version what is there now again: a copy of it, in the parts in which it was stored."""
+        found = self.head(key, version)
+        size_bytes = found.size_bytes if found else 0
+        with self.reading(key, version) as stream:
+            if size_bytes <= WHOLE_BYTES:
+                return self.put(key, read_fully(stream, size_bytes), anew=True)
+            return self.put_stream(key, stream, size_bytes, anew=True)
+
     def delete(self, stored: Stored) -> None:
-        """Remove an object for good: the version that was stored."""
+        """Remove the version that was stored, for good. Raises :class:`SettingsError` where that is refused."""
         delete = partial(self.store.client.delete_object, Bucket=self.store.bucket, Key=stored.key)
-        self.store.ask(stored.key, lambda: delete(**_version(stored.version)))
+
+        def act() -> None:
+            try:
+                delete(**_version(stored.version))
+            except ClientError as error:  # MinIO has no code of its own for a lock, AWS refuses access
+                if error.response.get("Error", {}).get("Code") not in _LOCKED:
+                    raise
+                raise SettingsError(
+                    "the object is locked",
+                    where=self.store.where(stored.key),
+                    untouched="the object",
+                    todo="wait until its lock has passed",
+                ) from None
+
+        self.store.ask(stored.key, act)
 
     def keys(self, prefix: str) -> list[str]:
         """The keys below a prefix: which sets there are is the one thing that a listing is asked."""
         return [found.key for found in self.store.list_after(prefix)]
 
     def folders(self, prefix: str) -> list[str]:
-        """The names of what lies directly below a prefix."""
-        return self.store.folders(prefix)
+        """The names of what lies directly below a prefix, also of what was marked as deleted."""
+        if not self.has_versions:
+            return self.store.folders(prefix)
+        pages = self._version_pages(prefix, "/")
+        found = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", [])]
+        return [name.removeprefix(prefix).rstrip("/") for name in found]
+
+    def _version_pages(self, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
+        pages = iter(
+            self.store.client.get_paginator("list_object_versions").paginate(
+                Bucket=self.store.bucket, Prefix=prefix, Delimiter=delimiter
+            )
+        )
+        while page := self.store.ask(prefix, lambda: next(pages, None)):
+            yield cast(dict[str, Any], page)
 
     @property
     def _least(self) -> datetime:
@@ -173,7 +254,7 @@ class Vault:
         found = self.head(mine.key)
         is_same = found is not None and found.size_bytes == mine.size_bytes
         if found is None or not is_same or not self._has(found, mine):
-            raise IntegrityError(
+            raise OtherBytes(
                 "the backup has other bytes under this key",
                 where=self.store.where(mine.key),
                 untouched="what is there; the set is not complete",
@@ -252,7 +333,9 @@ def _known(version: str | None) -> str:
     return "" if version in (None, "null") else str(version)
 
 
+@lru_cache(maxsize=1024)
 def _moment(text: str) -> datetime:
+    """A lock's end; all that was stored in one second has the same."""
     return datetime.fromisoformat(text)
 
 

@@ -18,7 +18,10 @@ from lakehouse.backup.create import landed_files
 from lakehouse.backup.iceberg import Kind, references
 from lakehouse.backup.places import Places
 from lakehouse.backup.records import Damage, Verification
+from lakehouse.backup.roster import lost
 from lakehouse.backup.sets import (
+    COMPLETE,
+    FILES,
     MANIFEST,
     PLAN,
     BackedUp,
@@ -68,8 +71,9 @@ def verify(
         look.damages.append(_unusable(vault, set_id, error))
     else:
         _Walk(look, found, files).run()
+    others = lost(vault, public_key, set_id, is_whole=share.of == 1)
     return Verification(
-        set_id, at.isoformat(), str(share), look.files, look.read, look.read_bytes, tuple(look.sorted_damages())
+        set_id, at.isoformat(), str(share), look.files, look.read, look.read_bytes, look.sorted_damages(), others
     )
 
 
@@ -99,7 +103,7 @@ class _Look:
         except IntegrityError:
             return None, "it is missing"
         self._count(len(body))
-        return body, _difference(stored, len(body), hashlib.sha256(body).hexdigest())
+        return body, difference(stored, len(body), hashlib.sha256(body).hexdigest())
 
     def problem(self, stored: Stored, *, is_read: bool) -> str:
         """What is wrong with an object, '' if nothing: by all its bytes, or by what the server says of it."""
@@ -114,7 +118,7 @@ class _Look:
         except IntegrityError:
             return "it is missing"
         self._count(size)
-        return _difference(stored, size, sha256)
+        return difference(stored, size, sha256)
 
     def good_version(self, stored: Stored) -> str:
         """The version that was stored, if the server has it and it is whole; '' where there is none."""
@@ -125,11 +129,11 @@ class _Look:
                 sha256, size = hashed(stream)
         except IntegrityError:
             return ""
-        return "" if _difference(stored, size, sha256) else stored.version
+        return "" if difference(stored, size, sha256) else stored.version
 
-    def sorted_damages(self) -> list[Damage]:
+    def sorted_damages(self) -> tuple[Damage, ...]:
         """In the order of keys."""
-        return sorted(self.damages, key=lambda damage: (damage.key, damage.problem))
+        return tuple(sorted(self.damages, key=lambda damage: (damage.key, damage.problem)))
 
     def _by_head(self, stored: Stored) -> str:
         head = self.vault.head(stored.key)
@@ -149,7 +153,8 @@ class _Look:
             self.told("verifying", self.files, self.read_bytes)
 
 
-def _difference(stored: Stored, size: int, sha256: str) -> str:
+def difference(stored: Stored, size: int, sha256: str) -> str:
+    """How bytes of this size and hash differ from those that were stored; '' where they do not."""
     if size != stored.size_bytes:
         return f"it has {size} bytes, {stored.size_bytes} were stored"
     return "" if sha256 == stored.sha256 else "its bytes are not those that were stored"
@@ -188,15 +193,28 @@ class _Walk:
         in_threads(self._leaf, [(entry, stored) for entry, stored in rest if stored.key not in self.reached])
 
     def _documents(self) -> None:
-        """The plan, whose hash the manifest has; the other documents were checked when they were loaded."""
-        key = set_key(self.found.id, PLAN)
+        """Of the plan and the list of files the manifest has the hash, and of the manifest its seal."""
+        manifest = self.found.manifest
+        sealed = hashlib.sha256(manifest.to_json()).hexdigest()
+        hashes = {
+            PLAN: manifest.plan_sha256,
+            FILES: manifest.files_sha256,
+            MANIFEST: sealed,
+            COMPLETE: hashlib.sha256(f"{sealed}\n".encode()).hexdigest(),
+        }
+        for name, sha256 in hashes.items():
+            self._document(set_key(self.found.id, name), sha256)
+
+    def _document(self, key: str, sha256: str) -> None:
+        vault = self.found.vault
         try:
-            is_same = hashlib.sha256(self.found.vault.get(key)).hexdigest() == self.found.manifest.plan_sha256
+            is_same = hashlib.sha256(vault.get(key)).hexdigest() == sha256
             problem = "" if is_same else "its bytes are not those that were stored"
         except IntegrityError:
             problem = "it is missing"
         if problem:
-            self.look.damages.append(Damage(key, "", "document", problem))
+            good = (each for each in vault.versions(key) if hashlib.sha256(vault.get(key, each)).hexdigest() == sha256)
+            self.look.damages.append(Damage(key, "", "document", problem, good_version=next(good, "")))
 
     def _originals(self) -> Iterator[tuple[Entry, Stored]]:
         for table in self.found.manifest.tables:
@@ -312,6 +330,16 @@ class _Walk:
                     users.setdefault(uri, []).append(entry)
             self.users = users
         return self.users
+
+
+def put_back(vault: Vault, damages: Iterable[Damage]) -> tuple[str, ...]:
+    """Lay what was stored on top again where something else lies over it, or a mark that it is gone; returns the keys.
+
+    A restore needs none of it: it reads what was stored. Who reads a set in place does.
+    """
+    found = [damage for damage in damages if damage.good_version]
+    in_threads(lambda damage: vault.lay_on_top(damage.key, damage.good_version), found)
+    return tuple(damage.key for damage in found)
 
 
 def tables_of(damages: Iterable[Damage]) -> list[str]:

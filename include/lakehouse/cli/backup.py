@@ -1,4 +1,4 @@
-"""``lakehouse backup``: create, databases, list, show, verify, prune, key."""
+"""``lakehouse backup``: create, databases, list, show, verify, prune, key; and from `cli.drill`: status, drill."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from lakehouse.cli.drill import drill, status
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import IntegrityError
-from lakehouse.core.settings import settings
+from lakehouse.core.settings import Settings, settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 SetId = Annotated[str, typer.Argument(metavar="[SET]", help="A set, as `list` names it; default: the newest.")]
 _MOST = 50
+_DIGITS = 8
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     group = typer.Typer(help="Back the whole lake up, and see that the backups are whole.", no_args_is_help=True)
-    for command in (create, databases, list_sets, show, verify, prune, key):
+    for command in (create, databases, list_sets, show, status, verify, drill, prune, key):
         group.command("list" if command is list_sets else command.__name__)(command)
     app.add_typer(group, name="backup")
 
@@ -123,7 +125,10 @@ def list_sets(as_json: Json = False) -> None:
 
 
 def show(set_id: SetId = "", as_json: Json = False) -> None:
-    """Say what a set holds of each table, and the file that a catalog registers to read it in place."""
+    """Say what a set holds of each table, and the file that a catalog registers to read it in place.
+
+    `content` is the beginning of the content's fingerprint: equal ones are the same files, byte for byte.
+    """
     from lakehouse.backup.sets import load_set, require_known
     from lakehouse.backup.signing import public_key_of
 
@@ -134,12 +139,12 @@ def show(set_id: SetId = "", as_json: Json = False) -> None:
         return
     typer.echo(f"{manifest.id}: cut at {manifest.cut_at}, complete at {manifest.finished_at}")
     grid = Grid()
-    for column in ("table", "rows", "files", "size", "snapshot", "register to read in place"):
-        grid.add_column(column, overflow="fold")
+    for column in ("table", "rows", "files", "size", "snapshot", "content", "register to read in place"):
+        grid.add_column(column, overflow="fold", no_wrap=column in ("table", "content"))
     for table in manifest.tables:
         rows = "unknown" if table.rows is None else f"{table.rows:,}"
         snapshot = "none" if table.snapshot_id is None else str(table.snapshot_id)
-        counts = (rows, f"{table.files:,}", decimal(table.size_bytes), snapshot)
+        counts = (rows, f"{table.files:,}", decimal(table.size_bytes), snapshot, table.content_fingerprint[:_DIGITS])
         grid.add_row(escape(table.table), *counts, escape(table.query_metadata or table.kind.lower()))
     Console().print(grid)
     for source, ends in manifest.sources.items():
@@ -152,6 +157,9 @@ def verify(
     days: Annotated[
         int, typer.Option("--within", metavar="DAYS", min=1, help="Every byte is read within so many daily runs.")
     ] = 7,
+    puts_back: Annotated[
+        bool, typer.Option("--put-back", help="Where something lies over what was stored, lay that on top again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Walk every reference of a set and look at every file. Ends with 7 where one is missing or damaged.
@@ -159,13 +167,14 @@ def verify(
     Then all base backups of the databases, and their log: where a segment is missing, it says which span that hurts.
 
     Metadata is always read whole; of data, size and the server's checksum are asked for, and a share of it is read:
-    another one each day.
+    another one each day. In a bucket with versions what was stored is still there below a newer version, or a mark that
+    it is gone: a restore reads it there, and --put-back makes the set one that is read in place again.
     """
     from lakehouse.backup.base_check import verify_bases
     from lakehouse.backup.records import write_record
     from lakehouse.backup.sets import require_known
     from lakehouse.backup.signing import public_key_of
-    from lakehouse.backup.verify import Share, tables_of
+    from lakehouse.backup.verify import Share, put_back, tables_of
     from lakehouse.backup.verify import as_json as rendered
     from lakehouse.backup.verify import verify as look
 
@@ -173,22 +182,39 @@ def verify(
     share = Share() if is_whole else Share.of_day(vault.now, days)
     with console.status("verifying") as status:
         told = lambda phase, files, size: status.update(_phase(phase, files, size))  # noqa: E731
-        record = look(vault, require_known(vault, set_id), public_key_of(settings()), share, vault.now, told)
+        known, public_key = require_known(vault, set_id), public_key_of(settings())
+        record = look(vault, known, public_key, share, vault.now, told)
+        write_record(vault, record)
+        laid = put_back(vault, record.damages) if puts_back else ()
+        if laid:
+            record = look(vault, known, public_key, share, SystemClock().now(), told)
+            write_record(vault, record)
         status.update("databases")
-        bases = verify_bases(vault, public_key_of(settings()), share, vault.now)
-    for each in (record, *bases):
+        bases = verify_bases(vault, public_key, share, vault.now)
+    for each in bases:
         write_record(vault, each)
     if as_json:
         typer.echo(rendered(record, bases))
     else:
+        typer.echo("".join(f"{key}: what was stored is on top again\n" for key in laid), nl=False)
         for each in (record, *bases):
             _say_verified(each)
     _raise_where_damaged(bases)
+    if record.others:
+        sets = sorted({damage.key.split("/")[1] for damage in record.others})
+        raise IntegrityError(
+            f"{len(sets)} other sets are lost; {len(record.damages)} files of this one are missing or damaged",
+            where=", ".join(sets),
+            untouched="this set" if record.is_good else "",
+            todo="bring their documents back from versions of the bucket; `lakehouse backup prune` strikes out what is "
+            "gone for good; `lakehouse backup create` stores damaged files of this one anew",
+        )
     if not record.is_good:
         raise IntegrityError(
             f"{len(record.damages)} files of {record.set_id} are missing or damaged",
             where=f"they hurt {', '.join(tables_of(record.damages)) or 'no table'}",
-            todo="run `lakehouse backup create`: the next set stores them anew from the lake; or use another set",
+            todo="those whose stored version is whole: --put-back; the others: run `lakehouse backup create`, which "
+            "stores them anew from the lake, or use another set",
         )
 
 
@@ -221,13 +247,13 @@ def prune(
     from lakehouse.backup.base_prune import plan_base_prune, run_base_prune
     from lakehouse.backup.prune import Policy, plan_prune, run_prune
     from lakehouse.backup.signing import public_key_of
-    from lakehouse.ledger.retention_lock import writing_backups
+    from lakehouse.ledger.retention_lock import pruning_backups
 
     current = settings()
     current.require_servers()
     policy = Policy(hours, daily, weekly, monthly, yearly)
-    with writing_backups(current):
-        vault = _vault()
+    with pruning_backups(current):
+        vault = _vault(current.as_backup_pruner())
         with Console(stderr=True).status("looking at the sets"):
             plan = plan_prune(vault, policy, public_key_of(current))
             bases = plan_base_prune(vault, policy, public_key_of(current))
@@ -250,7 +276,10 @@ def prune(
 
 
 def key() -> None:
-    """Make a key that backups are signed with. Keep it where the loss of the lake cannot reach it."""
+    """Make a key that backups are signed with, as `lakehouse up` does.
+
+    Keep it where the loss of the lake cannot reach it.
+    """
     from lakehouse.backup.signing import new_key
 
     private, public = new_key()
@@ -258,10 +287,10 @@ def key() -> None:
     typer.echo(f"LAKEHOUSE_BACKUP_PUBLIC_KEY={public}")
 
 
-def _vault() -> Vault:
+def _vault(mine: Settings | None = None) -> Vault:
     from lakehouse.backup.vault import Vault
 
-    return Vault.open(settings(), SystemClock().now())
+    return Vault.open(mine or settings(), SystemClock().now())
 
 
 def _phase(phase: str, files: int, size: int) -> str:
@@ -282,7 +311,7 @@ def _verified(records: list[Verification]) -> str:
 
 
 def _say_verified(record: Verification) -> None:
-    for damage in record.damages[:_MOST]:
+    for damage in (*record.others, *record.damages)[:_MOST]:
         typer.echo(f"{damage.key} ({damage.kind}): {damage.problem}")
         typer.echo(f"  of {damage.uri or 'the set itself'}; hurts {', '.join(damage.tables) or 'no table'}")
         if damage.snapshots:

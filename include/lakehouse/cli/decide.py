@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from lakehouse.core.actor import user_name
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.settings import Settings, settings
@@ -173,17 +173,9 @@ def _draft(place: _Place, action: Action, reason: str) -> Any:
 
     if not reason.strip():
         raise SettingsError("a decision needs a reason", todo="say it with --reason")
-    return Decision(place.ledger.source, 0, action, (place.number,), reason.strip(), user_name(), SystemClock().now())
-
-
-def user_name() -> str:
-    """Who runs this program: as the scheduler says that runs it for somebody, else as the machine says."""
-    if settings().actor:
-        return settings().actor
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container may have no name for its user
-        return "unknown"
+    return Decision(
+        place.ledger.source, 0, action, (place.number,), reason.strip(), user_name(settings()), SystemClock().now()
+    )
 
 
 def _already(place: _Place, action: Action) -> str:

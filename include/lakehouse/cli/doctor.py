@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lakehouse.core.errors import LakehouseError, SettingsError, StackError
+from lakehouse.core.errors import LakehouseError, SettingsError, StackError, TableBusy
 from lakehouse.core.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lakehouse.core.settings import Settings
     from lakehouse.engine.leftovers import Leftover, Leftovers, Removal
     from lakehouse.stack.checks import Check
 
@@ -60,12 +61,14 @@ def doctor(
     current = load_settings()
     found = run_checks(current)
     left, removed, problem = _leftovers(Leftovers(current, datetime.now(UTC), staged_hours, files), fix, kept)
+    scratch = _scratch(current, fix) if not problem else ""
     is_healthy = all(check.result != "fail" for check in found) and not problem
     if as_json:
-        typer.echo(json.dumps(_as_json(is_healthy, found, left, removed, problem)))
+        typer.echo(json.dumps({**_as_json(is_healthy, found, left, removed, problem), "drills": scratch}))
     else:
         _print_checks(found)
         _print_leftovers(left, removed, problem, fix)
+        Console().print(scratch, end="\n" if scratch else "")
     if not is_healthy:
         raise typer.Exit(StackError.exit_code)
 
@@ -77,6 +80,24 @@ def _leftovers(looking: Leftovers, fix: bool, kept: bool) -> tuple[Sequence[Left
         return left, looking.remove(left, kept=kept) if fix else [], ""
     except LakehouseError as error:
         return [], [], str(error)
+
+
+def _scratch(current: Settings, fix: bool) -> str:
+    """What became of what a drill left that died, in words; '' where there is nothing."""
+    from lakehouse.ledger.retention_lock import drilling
+    from lakehouse.recovery.drill import has_scratch, remove_scratch
+
+    try:
+        if not has_scratch(current):
+            return ""
+        with drilling(current):
+            if not fix:
+                return "a drill that died left files: `lakehouse doctor --fix` removes them"
+            return f"{remove_scratch(current)} files that a drill left that died are removed"
+    except TableBusy:
+        return "a drill is being made, and has files below drills/"
+    except LakehouseError as error:
+        return f"nobody could look for what drills left: {error.what}"
 
 
 def _as_json(

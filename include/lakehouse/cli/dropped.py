@@ -14,8 +14,8 @@ from lakehouse.core.names import TableName
 from lakehouse.core.settings import settings
 
 if TYPE_CHECKING:
-    from lakehouse.engine.dropped import Checked, Warehouse
-    from lakehouse.recovery.catalog import CatalogPlan, Rebuilt
+    from lakehouse.engine.dropped import Checked, Dropped, Warehouse
+    from lakehouse.recovery.lost_catalog import CatalogPlan, Rebuilt
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -41,14 +41,14 @@ def dropped(as_json: Json = False) -> None:
         return
     columns = ["table", "last changed", "rows", "", "metadata file"]
     rows = [
-        (str(d.table), f"{d.updated_at:%Y-%m-%d %H:%M:%S}", f"{d.rows:,}", _note(d.is_replaced), d.metadata_location)
-        for d in found
+        (str(d.table), f"{d.updated_at:%Y-%m-%d %H:%M:%S}", f"{d.rows:,}", _note(d), d.metadata_location) for d in found
     ]
     Console(width=max(Console().width, 160)).print(rows_grid(columns, rows))
 
 
-def _note(is_replaced: bool) -> str:
-    return "another has its name" if is_replaced else ""
+def _note(one: Dropped) -> str:
+    notes = {"its metadata is damaged": one.damaged, "another has its name": one.is_replaced}
+    return "; ".join(words for words, is_so in notes.items() if is_so)
 
 
 def undrop(
@@ -76,7 +76,7 @@ def undrop(
     warehouse = _warehouse()
     with Console(stderr=True).status(f"looking for the files of {table}"):
         checked = warehouse.check(warehouse.choose(TableName.parse(table), metadata))
-    if not is_dry_run or checked.lost:
+    if not is_dry_run or checked.lost:  # what has lost files is refused in a dry run, too
         warehouse.bring_back(checked)
     if as_json:
         told = {"files": checked.files, "lost_of_older_snapshots": list(checked.older), "is_back": not is_dry_run}
@@ -87,7 +87,7 @@ def undrop(
 
 def _undrop_all(is_dry_run: bool, as_json: bool) -> None:
     from lakehouse.core.clock import SystemClock
-    from lakehouse.recovery.catalog import CatalogRebuild, Rebuilt
+    from lakehouse.recovery.lost_catalog import CatalogRebuild, Rebuilt
 
     current = settings()
     current.require_servers()

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lakehouse.cli.show import plain, rows_grid
+from lakehouse.cli.show import plain, ranges, rows_grid
 from lakehouse.core.clock import moment
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import EFFECTIVE_FROM, EFFECTIVE_TO, IS_CURRENT, TableName
 from lakehouse.core.settings import settings
 
 if TYPE_CHECKING:
+    from lakehouse.ledger.between import Between
     from lakehouse.ledger.changes import Step
     from lakehouse.ledger.diff import Diff, KeyChange, RowChange
     from lakehouse.ledger.points import Point
@@ -37,6 +38,7 @@ _WORDS = {
 }
 _LATE = ("inserted", "removed", "rewritten")
 _HIDDEN = (IS_CURRENT,)
+_LONG = 60
 _VERSION_COLUMNS = ["version", EFFECTIVE_FROM, "before", "after"]
 
 
@@ -102,20 +104,27 @@ def diff(
     """Show what changed in a table between two known times. Reads only the files that differ; no JVM.
 
     Dimensions: keys opened, closed and changed, and versions in the past that were rewritten, as by late data, told
-    apart from what is current. Facts: rows added, removed and changed. No change is no error.
+    apart from what is current. Facts: rows added, removed and changed. Then the batches that came and went, columns,
+    and properties. No change is no error.
     """
+    from lakehouse.ledger.between import between
     from lakehouse.ledger.diff import diff as compare
     from lakehouse.ledger.points import resolve
     from lakehouse.ledger.reading import parse_key
+    from lakehouse.ledger.store import ObjectStore
 
     subject = _subject(table)
     durable = parse_key(subject.spec, key) if key else None
     points = [resolve(subject.table, subject.name, asked) for asked in (start, end)]
     found = compare(subject, points[0], points[1], limit=limit, key=durable, show_classified=show_classified)
+    more = between(ObjectStore.open(settings()), subject, points[0], points[1] if end else None)
     if as_json:
-        print(json.dumps(found.to_json(), default=plain))
-    else:
-        _show_diff(Console(width=max(Console().width, 120)), found)
+        print(json.dumps(found.to_json() | more.to_json(), default=plain))
+        return
+    console = Console(width=max(Console().width, 120))
+    _show_diff(console, found)
+    for line in _beside_lines(more):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _subject(table: str) -> Subject:
@@ -294,6 +303,22 @@ def _schema_lines(found: Diff) -> Iterable[str]:
         yield f"column renamed: {old} → {new}"
     for column, (old, new) in change.retyped.items():
         yield f"column widened: {column}, {old} → {new}"
+
+
+def _beside_lines(more: Between) -> Iterable[str]:
+    for each in more.batches:
+        yield f"consumed: {each.source}#{each.was_through} → #{each.through}"
+        yield from (f"  batches {ranges(n)} {words}" for n, words in ((each.came, "came"), (each.went, "went")) if n)
+    if more.properties is None:
+        yield "properties: what they were then is not kept"
+    for name, (old, new) in (more.properties or {}).items():
+        yield f"property {name}: {_cut(old)} → {_cut(new)}"
+
+
+def _cut(value: str | None) -> str:
+    if value is None:
+        return "none"
+    return value if len(value) <= _LONG else f"{value[:_LONG]}…"
 
 
 def _point(point: Point | None) -> str:

@@ -23,3 +23,14 @@ def rows_grid(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Grid:
 def plain(value: Any) -> str:
     """A value as text."""
     return value.isoformat(sep=" ") if isinstance(value, datetime) else str(value)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Numbers of batches in few words: #3, #5-9."""
+    parts: list[tuple[int, int]] = []
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1] = (parts[-1][0], number)
+        else:
+            parts.append((number, number))
+    return ", ".join(f"#{low}" if low == high else f"#{low}-{high}" for low, high in parts)

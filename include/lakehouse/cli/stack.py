@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lakehouse.core.errors import StackError
-from lakehouse.core.settings import load_settings
+from lakehouse.core.settings import Settings, load_settings
 from lakehouse.core.spark_place import place_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def _prepare_archive(progress: Console) -> None:
 
 
 def up(spark: Spark = False, airflow: Airflow = False, as_json: AsJson = False) -> None:
-    """Start PostgreSQL and the S3 server on loopback, with generated credentials. Does nothing to what is up.
+    """Start PostgreSQL, the S3 server and one for backups on loopback, with generated credentials. Does nothing to what
+    is up. Says where backups go.
 
     With --spark, or LAKEHOUSE_SPARK_MASTER=connect, two Spark Connect servers as well: one for jobs, and one with the
     reader's role for consoles. Jobs, Airflow's tasks and consoles use them until `down`, unless LAKEHOUSE_SPARK_MASTER
@@ -86,6 +87,8 @@ def up(spark: Spark = False, airflow: Airflow = False, as_json: AsJson = False) 
     with console.status("starting servers" + (" and Airflow: a minute or two the first time" if airflow else "")):
         found = bring_up(settings, console, spark=spark, with_airflow=airflow)
     _print_status(found, as_json)
+    if not as_json:
+        _say_backups(load_settings())
     place = load_settings().spark_master
     if spark and place_of(place) != "connect" and not as_json:
         console.print(
@@ -109,6 +112,14 @@ def airflow_roles() -> None:
     from lakehouse.stack.airflow_supervisor import ROLES
 
     os.execve(sys.executable, ROLES, command_environment(load_settings()))  # noqa: S606 - no shell, and this Python
+
+
+def _say_backups(current: Settings) -> None:
+    if not current.backup_bucket:
+        typer.echo("There is no place for backups: docs/backup.md says how to give one.", err=True)
+        return
+    place = f"s3://{current.backup_bucket} at {current.backup_s3_endpoint or current.s3_endpoint or 'AWS'}"
+    typer.echo(f"Backups go to {place}, signed with LAKEHOUSE_BACKUP_SIGNING_KEY: keep a copy of that somewhere else.")
 
 
 def _say_logins() -> None:
@@ -146,9 +157,10 @@ def status(as_json: AsJson = False) -> None:
 
 
 def prepare(as_json: AsJson = False) -> None:
-    """Make roles, databases and buckets on servers that something else starts, such as containers.
+    """Make roles, databases, buckets and the place of backups on servers that something else starts: containers.
 
-    PostgreSQL is only checked where its superuser's password is not given. Doing it again changes nothing.
+    PostgreSQL is only checked where its superuser's password is not given, and the place of backups where its root's
+    secret is not. Doing it again changes nothing.
     """
     from lakehouse.stack.prepare import prepare as make_ready
 
@@ -160,9 +172,10 @@ def prepare(as_json: AsJson = False) -> None:
         typer.echo(line)
 
 
-def _prepared(done: Prepared) -> tuple[str, str]:
+def _prepared(done: Prepared) -> tuple[str, ...]:
     made = f"roles {', '.join(done.roles)}; databases {', '.join(done.databases)}" if done.roles else "only checked"
-    return f"PostgreSQL at {done.postgres}: {made}", f"S3 at {done.s3}: buckets {', '.join(done.buckets)}"
+    servers = f"PostgreSQL at {done.postgres}: {made}", f"S3 at {done.s3}: buckets {', '.join(done.buckets)}"
+    return (*servers, f"backups: {done.backups or 'they have no place yet'}")
 
 
 def _print_status(found: StackStatus, as_json: bool) -> None:

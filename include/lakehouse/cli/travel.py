@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from lakehouse.cli.decide import user_name
 from lakehouse.cli.plan import IfSeen
-from lakehouse.cli.show import rows_grid
-from lakehouse.core.clock import SystemClock
+from lakehouse.cli.show import ranges, rows_grid
+from lakehouse.core.actor import user_name
+from lakehouse.core.clock import SystemClock, moment
 from lakehouse.core.errors import LakehouseError, SettingsError, TableBusy
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings, settings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _KEEP = re.compile(r"([1-9][0-9]{0,4})([hd])\Z")
-_OURS = ("attempt_", "baseline-", "before-rollback-", "main")
+_OURS = ("attempt_", "baseline-", "before-rollback-")
 _DUE_SECONDS = 10
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -153,7 +153,7 @@ def _tag_one(current: Settings, table: TableName, wish: _Wish) -> dict[str, Any]
     from lakehouse.ledger.points import existing_table
     from lakehouse.ledger.watermark import open_catalog
 
-    _check_name(wish.name)
+    _check_name(wish.name, is_new=not wish.drop)
 
     def choose(found: Table) -> Tagging:
         if wish.drop:
@@ -182,15 +182,27 @@ def _head(found: Table, table: TableName, wish: _Wish) -> int:
     return point.snapshot.snapshot_id
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, *, is_new: bool) -> None:
+    """Raise :class:`SettingsError` for a name that is not a person's to give, or to take."""
     from lakehouse.ledger.tagging import is_periodic
 
-    if not _NAME.match(name) or name.isdigit() or is_periodic(name) or name.startswith(_OURS[:2]) or name == "main":
+    ours = _OURS if is_new else _OURS[:-1]  # the tag of a rollback may be dropped: then it can't be taken back
+    if not _NAME.match(name) or is_periodic(name) or name.startswith(ours) or name == "main" or _is_when(name):
         raise SettingsError(
             f"{name!r} cannot be a tag of yours",
-            todo="use letters, digits, '.', '_' and '-', not digits alone; daily-…, weekly-…, monthly-… and yearly-… "
-            "are made by --due, attempt_… and baseline-… by jobs",
+            todo="use letters, digits, '.', '_' and '-', and nothing that reads as a time or a snapshot; daily-…, "
+            "weekly-…, monthly-… and yearly-… are made by --due, attempt_… and baseline-… by jobs, before-rollback-… "
+            "by rollbacks",
         )
+
+
+def _is_when(name: str) -> bool:
+    """Whether a name would hide a time or a snapshot from whoever asks for that."""
+    try:
+        moment(name)
+    except SettingsError:
+        return name.isdigit()
+    return True
 
 
 def _require_tag(found: Table, table: TableName, name: str) -> None:
@@ -328,7 +340,7 @@ def _roll_back(current: Settings, catalog: Any, store: Any, plan: Rollback, reas
     from lakehouse.engine.travel import roll_back
 
     why = reason.strip() or f"{plan.table} was rolled back to {plan.asked}"
-    return roll_back(current, catalog, store, plan, why, user_name(), SystemClock().now())
+    return roll_back(current, catalog, store, plan, why, user_name(current), SystemClock().now())
 
 
 def _require_seen(plan: Rollback, token: str | None) -> None:
@@ -363,18 +375,7 @@ def _batch_lines(undoing: Undoing) -> Iterator[str]:
         (undoing.drops, "will be taken out by the next run, as was decided or landed since"),
     ):
         if numbers:
-            yield f"  batches {_ranges(numbers)} {words}"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in few words: 3, 5-9."""
-    parts: list[tuple[int, int]] = []
-    for number in numbers:
-        if parts and parts[-1][1] == number - 1:
-            parts[-1] = (parts[-1][0], number)
-        else:
-            parts.append((number, number))
-    return ", ".join(f"#{low}" if low == high else f"#{low}-{high}" for low, high in parts)
+            yield f"  batches {ranges(numbers)} {words}"
 
 
 def _downstream(current: Settings, plan: Rollback) -> Iterator[str]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 LANDING = "lakehouse_landing"
 SPARK = "lakehouse_spark"
 METADATA = "lakehouse_metadata"
+BACKUP = "lakehouse_backup"
+RECOVERY = "lakehouse_recovery"
 _CORES_FOR_A_SESSION = 4
 
 
@@ -35,6 +37,8 @@ def pools(cores: int | None = None) -> tuple[Pool, ...]:
         Pool(LANDING, max(2, 2 * count), "Landing: light processes without a JVM."),
         Pool(SPARK, max(1, count // _CORES_FOR_A_SESSION), "Work that may start a Spark session."),
         Pool(METADATA, 2, "Short work on metadata, without a JVM."),
+        Pool(BACKUP, 1, "Backup sets are made and pruned one at a time; nothing else makes them wait."),
+        Pool(RECOVERY, 2, "Verification, checks, drills and restores: they read much, without a JVM."),
     )
 
 

@@ -69,11 +69,22 @@ class Settings(BaseSettings):
         default_factory=dict, description="Source databases by name: LAKEHOUSE_CONNECTIONS__CRM=postgresql://…"
     )
 
-    backup_bucket: str = Field("", description="The bucket of backups; empty: there are none.")
+    backup_server: Literal["auto", "external"] = Field(
+        "auto", description="Whether `up` starts a MinIO for backups beside that of the lake."
+    )
+    backup_data: Path | None = Field(
+        None, description="Folder of that server, on another disk if there is one; default: HOME/backups."
+    )
+    backup_s3_port: int = Field(0, description="Port of that server; 0 means any free one.")
+    backup_bucket: str = Field("", description="The bucket of backups; empty: there are none, or that of `up`.")
     backup_s3_endpoint: str = Field("", description="The S3 server of backups; default: that of the lake.")
     backup_s3_region: str = Field("", description="Its region; default: that of the lake.")
     backup_s3_access_key_id: str = Field("", description="Who may write backups; default: the S3 user of jobs.")
     backup_s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Its secret.")
+    backup_pruner_s3_access_key_id: str = Field("", description="Who may remove backups; default: who writes them.")
+    backup_pruner_s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Its secret.")
+    backup_reader_s3_access_key_id: str = Field("", description="Who only reads backups; default: who writes them.")
+    backup_reader_s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Its secret.")
     backup_lock_days: int = Field(
         30, ge=0, description="How long a backup can be changed by nobody, where its bucket has object lock; 0: not."
     )
@@ -83,6 +94,14 @@ class Settings(BaseSettings):
     backup_public_key: str = Field(
         "", description="The public part, for machines that check and restore; default: that of the signing key."
     )
+
+    backup_rpo_minutes: int = Field(
+        15, ge=1, description="Goal: how old the last complete backup set may be at any time."
+    )
+    backup_rto_minutes: int = Field(
+        240, ge=1, description="Goal: how long it may take to restore everything, as drills measure it."
+    )
+    backup_drill_days: int = Field(8, ge=1, description="Goal: how old the last good drill may be.")
 
     s3_port: int = Field(0, description="Port for the S3 server that `up` starts; 0 means any free one.")
 
@@ -183,13 +202,25 @@ class Settings(BaseSettings):
             )
         return self.model_copy(update={"catalog_user": self.reader_user, "catalog_password": self.reader_password})
 
+    def as_backup_pruner(self) -> Settings:
+        """These settings with the identity that may remove backups in place of the one that writes them."""
+        return self._with_backup_user(self.backup_pruner_s3_access_key_id, self.backup_pruner_s3_secret_access_key)
+
+    def as_backup_reader(self) -> Settings:
+        """These settings with the identity that only reads backups in place of the one that writes them."""
+        return self._with_backup_user(self.backup_reader_s3_access_key_id, self.backup_reader_s3_secret_access_key)
+
+    def _with_backup_user(self, key_id: str, secret: SecretStr) -> Settings:
+        found = {"backup_s3_access_key_id": key_id, "backup_s3_secret_access_key": secret}
+        return self.model_copy(update=found) if key_id else self
+
     def require_backups(self) -> None:
         """Raise :class:`SettingsError` unless it is known where backups are, somewhere else than the lake's files."""
         if not self.backup_bucket:
             raise SettingsError(
                 "there is no place for backups yet",
                 where="LAKEHOUSE_BACKUP_BUCKET",
-                todo="set it, with LAKEHOUSE_BACKUP_S3_* for another server and other credentials",
+                todo="run `lakehouse up`, or set it, with LAKEHOUSE_BACKUP_S3_* for another server and credentials",
             )
         if self.backup_bucket in (self.landing_bucket, self.warehouse_bucket) and (
             self.backup_s3_endpoint in ("", self.s3_endpoint)

@@ -29,7 +29,7 @@ from lakehouse.engine.spark_errors import readable
 from lakehouse.engine.upkeep import STATISTICS_PROPERTY, WAIT_SECONDS, House, Needs
 from lakehouse.engine.watch import while_s3_answers
 from lakehouse.ledger.compaction import Compaction
-from lakehouse.ledger.layout import Layout, Manifests
+from lakehouse.ledger.layout import Layout
 from lakehouse.ledger.store import CONNECTIONS, ObjectStore
 from lakehouse.ledger.watermark import ATTEMPT_PROPERTY, STAMP_PROPERTY, ancestors, load_table, summary_of
 
@@ -89,7 +89,7 @@ def _step(lake: Lake, house: House, needs: Needs) -> _Entered:
             failpoint("maintain.forked", name)
             while_s3_answers(lake.settings, lambda: _say(lake, fork, statements(fork.name, needs, house)))
             failpoint("maintain.rewritten", name)
-            entered = _enter(lake, fork, needs)
+            entered = _enter(lake, house, fork, needs)
             failpoint("maintain.entered", name)
             return entered
         finally:
@@ -131,15 +131,15 @@ def _rewrite_data_files(fork: TableName, plan: Compaction, *, is_sorted: bool) -
     )
 
 
-def _enter(lake: Lake, fork: Fork, needs: Needs) -> _Entered:
+def _enter(lake: Lake, house: House, fork: Fork, needs: Needs) -> _Entered:
     """Make the table what the fork is, if nothing happened to it since, and the fork has all of its rows."""
     loaded = load_table(lake.catalog, fork.name)
     if loaded is None:
         raise _moved(fork.table)
-    read = Manifests(loaded.io)
+    read = house.manifests(loaded)
     before = read.layout(loaded, loaded.snapshot_by_id(fork.base_snapshot))
     after = read.layout(loaded, loaded.current_snapshot())
-    _require_whole(lake, fork.table, before, after)
+    _require_whole(house.store, fork.table, before, after)
     document = read_document(lake.catalog, loaded.metadata_location)
     entered = {**document, "properties": unguarded(document, read_document(lake.catalog, fork.base))}
     if needs.statistics:
@@ -172,13 +172,12 @@ def _stamped(table: Any, document: dict[str, Any], base: int) -> list[dict[str, 
     ]
 
 
-def _require_whole(lake: Lake, table: TableName, before: Layout, after: Layout) -> None:
+def _require_whole(store: ObjectStore, table: TableName, before: Layout, after: Layout) -> None:
     """Raise :class:`IntegrityError` unless all rows are there, and all files that are new."""
     if before.live_rows != after.live_rows:
         raise _damaged(table, f"{before.live_rows:,} rows became {after.live_rows:,}")
     old = {file.path for file in before.files}
     new = [file for file in after.files if file.path not in old]
-    store = ObjectStore.open(lake.settings, lake.settings.warehouse_bucket)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         found = list(pool.map(lambda file: store.head(urlparse(file.path).path.lstrip("/")), new))
     for file, there in zip(new, found, strict=True):

@@ -13,10 +13,10 @@ from urllib.parse import urlparse
 
 from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
-from lakehouse.core.settings import Settings
+from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.lock import table_locks
-from lakehouse.engine.orphans import places
-from lakehouse.engine.pointer import FORK_PREFIX, read_document
+from lakehouse.engine.pointer import is_fork, read_document
+from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.points import rows_of
 from lakehouse.ledger.references import snapshot_references
 from lakehouse.ledger.store import ObjectInfo, ObjectStore
@@ -37,7 +37,7 @@ class Dropped:
     """A table whose files are there and that the catalog does not know. ``updated_at`` is when it last changed.
     ``snapshot_id`` is None where it never had one.
 
-    ``is_replaced``: another table has its name now.
+    ``is_replaced``: another table has its name now. ``damaged``: its last metadata file cannot be read.
     """
 
     table: TableName
@@ -47,6 +47,7 @@ class Dropped:
     rows: int
     updated_at: datetime
     is_replaced: bool
+    damaged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -79,16 +80,12 @@ class Warehouse:
 
     def dropped(self, only: TableName | None = None) -> list[Dropped]:
         """What was dropped and can be brought back, the last changed first."""
-        found = []
-        for name, location in self.folders_unknown(only):
-            if metadata := self.last_metadata(location):
-                if one := self.read(name, metadata):
-                    found.append(one)
-        return sorted(found, key=lambda one: one.updated_at, reverse=True)
+        found = [self.last(name, place) for name, place in self.folders_unknown(only)]
+        return sorted(filter(None, found), key=lambda one: one.updated_at, reverse=True)
 
     def folders_unknown(self, only: TableName | None = None) -> list[tuple[TableName, str]]:
         """The folders of tables that no table of the catalog lies in, each with the name of the table."""
-        stand = {location for location, names in places(self.catalog).items() if not all(map(_is_fork, names))}
+        stand = folders_that_stand(self.catalog)
         return [(name, location) for name, location in self._folders(only) if location not in stand]
 
     def _folders(self, only: TableName | None) -> Iterator[tuple[TableName, str]]:
@@ -103,29 +100,31 @@ class Warehouse:
                 if only in (None, name):
                     yield name, f"s3://{self.store.bucket}/{root}{namespace}/{folder}"
 
-    def last_metadata(self, location: str) -> str | None:
-        """The last metadata file of a table, by the time of writing: numbers count what was never published, too."""
+    def last(self, name: TableName, location: str, *, is_empty_too: bool = False) -> Dropped | None:
+        """A table as its last metadata file has it, by the time of writing: numbers count what was never published."""
         folder = urlparse(location).path.strip("/") + "/metadata/"
         files = [file for file in self.store.list_after(folder) if file.key.endswith(_METADATA)]
         for file in sorted(files, key=_written, reverse=True):
             written = f"s3://{self.store.bucket}/{file.key}"
-            document = self._document(written)
-            if _VIEW in document:
-                return None
-            if document.get("properties", {}).get(_GUARD) != "false":
-                return written
+            try:
+                document = self._document(written)
+                if _VIEW in document:
+                    return None
+                if not _is_guarded(document):
+                    return self.read(name, written, is_empty_too=is_empty_too)
+            except IntegrityError:  # whoever looks for another table must find it all the same
+                stands = load_table(self.catalog, name) is not None
+                return Dropped(name, location, written, 0, 0, _written(file)[0], stands, damaged=True)
         return None
 
     def _document(self, location: str) -> dict[str, Any]:
         try:
-            return read_document(self.catalog, location)
+            document = read_document(self.catalog, location)
         except ValueError:
-            raise IntegrityError(
-                "a metadata file is damaged",
-                where=location,
-                untouched="everything; nothing was written",
-                todo="bring it back from a backup, or name the one before it with --metadata",
-            ) from None
+            raise _damaged(location) from None
+        if not isinstance(document, dict) or "location" not in document:
+            raise _damaged(location)
+        return document
 
     def read(self, name: TableName, metadata_location: str, *, is_empty_too: bool = False) -> Dropped | None:
         """A dropped table by its metadata file; None where it never had a snapshot, unless these are wanted, too."""
@@ -144,10 +143,14 @@ class Warehouse:
         )
 
     def _open(self, metadata_location: str) -> StaticTable:
+        from pyiceberg.exceptions import ValidationError
         from pyiceberg.table import StaticTable
 
-        with reaching("read table metadata"):
-            return StaticTable.from_metadata(metadata_location, self.catalog.properties)
+        try:
+            with reaching("read table metadata"):
+                return StaticTable.from_metadata(metadata_location, self.catalog.properties)
+        except (ValueError, ValidationError):
+            raise _damaged(metadata_location) from None
 
     def choose(self, name: TableName, metadata_location: str | None) -> Dropped:
         """The dropped table that is meant: by its metadata file, or the last changed of that name.
@@ -157,7 +160,7 @@ class Warehouse:
         if load_table(self.catalog, name) is not None:
             raise _stands(name)
         if metadata_location is not None:
-            found = [self.read(name, metadata_location)]
+            found = [self._named(name, metadata_location)]
         else:
             found = [*self.dropped(name)]
         if not found or found[0] is None:
@@ -167,25 +170,46 @@ class Warehouse:
                 todo="`lakehouse dropped` lists what is; what was purged comes back from a backup, and silver and gold "
                 "tables are made anew by `lakehouse run`",
             )
+        if found[0].damaged:
+            raise _damaged(found[0].metadata_location)
         return found[0]
+
+    def _named(self, name: TableName, metadata_location: str) -> Dropped | None:
+        """A dropped table by a file that a person named. Raises :class:`SettingsError` where it is none of its own."""
+        place = urlparse(metadata_location)
+        if place.scheme != "s3" or place.netloc != self.store.bucket or not place.path.endswith(_METADATA):
+            raise _not_its(name, metadata_location, f"it is no s3://{self.store.bucket}/….metadata.json")
+        if self.store.head(place.path.lstrip("/")) is None:
+            raise _not_its(name, metadata_location, "there is no such file")
+        document = self._document(metadata_location)
+        location = str(document["location"]).rstrip("/")
+        *_, namespace, folder = f"//{location}".split("/")
+        if (namespace, folder.partition("-")[0]) != (name.namespace, name.name):
+            raise _not_its(name, metadata_location, f"it is of a table at {location}")
+        if _is_guarded(document):
+            raise _not_its(name, metadata_location, "it is of a rebuild that was never published")
+        if location in folders_that_stand(self.catalog):
+            raise _not_its(name, metadata_location, f"the table at {location} stands under another name")
+        return self.read(name, metadata_location)
 
     def check(self, dropped: Dropped) -> Checked:
         """Look for every file that its metadata leads to, walking the metadata itself."""
         table = self._open(dropped.metadata_location)
         there = self._there(dropped.location)
         head = table.current_snapshot()
-        now = set(snapshot_references(table, [head] if head else [], live=True))
+        seen: set[str] = set()  # snapshots share most manifests
+        now = set(snapshot_references(table, [head] if head else [], live=True, seen=seen))
         lost = sorted(file for file in now if not self._is_there(file, there))
         if lost:
             return Checked(dropped, len(now), tuple(lost), ())
         older: set[str] = set()
         for snapshot in table.metadata.snapshots:
-            older |= self._lost_of(table, snapshot, there)
+            older |= self._lost_of(table, snapshot, there, seen)
         return Checked(dropped, len(now), (), tuple(sorted(older)))
 
-    def _lost_of(self, table: StaticTable, snapshot: Any, there: frozenset[str]) -> set[str]:
+    def _lost_of(self, table: StaticTable, snapshot: Any, there: frozenset[str], seen: set[str]) -> set[str]:
         try:
-            files = set(snapshot_references(table, [snapshot], live=True))
+            files = set(snapshot_references(table, [snapshot], live=True, seen=seen))
         except IntegrityError as error:
             return {error.where}  # a list or a manifest that is gone: what it leads to is not known
         return {file for file in files if not self._is_there(file, there)}
@@ -211,6 +235,24 @@ class Warehouse:
             register(self.catalog, dropped.table, dropped.metadata_location)
 
 
+def folders_that_stand(catalog: Any) -> set[str]:
+    """Where the tables of the catalog lie, by where their metadata files do: one question, whatever their number."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
+
+    pointers = "SELECT table_namespace, table_name, metadata_location FROM iceberg_tables WHERE catalog_name = :catalog"
+    try:
+        with reaching("list the tables"), catalog.engine.connect() as connection:
+            rows = connection.execute(text(pointers), {"catalog": CATALOG}).all()
+    except ProgrammingError:  # the catalog's own tables do not exist before Spark's first commit
+        return set()
+    return {
+        location.rpartition("/metadata/")[0]
+        for namespace, name, location in rows
+        if namespace != "ops" or not (is_fork(TableName(namespace, name)) or is_kept(namespace, name))
+    }
+
+
 def register(catalog: Catalog, name: TableName, metadata_location: str) -> None:
     """Make a metadata file a table of the catalog. Where the reply was lost, the catalog tells whether it is."""
     from pyiceberg.exceptions import TableAlreadyExistsError
@@ -225,8 +267,26 @@ def register(catalog: Catalog, name: TableName, metadata_location: str) -> None:
             raise (_stands(name) if isinstance(error, TableAlreadyExistsError) else error) from None
 
 
-def _is_fork(name: TableName) -> bool:
-    return name.namespace == "ops" and name.name.startswith(FORK_PREFIX)
+def _is_guarded(document: dict[str, Any]) -> bool:
+    return bool(document.get("properties", {}).get(_GUARD) == "false")
+
+
+def _damaged(location: str) -> IntegrityError:
+    return IntegrityError(
+        "a metadata file is damaged",
+        where=location,
+        untouched="everything; nothing was written",
+        todo="bring it back from a backup, or name the one before it with --metadata",
+    )
+
+
+def _not_its(name: TableName, location: str, why: str) -> SettingsError:
+    return SettingsError(
+        f"this is no metadata file of a dropped table {name}: {why}",
+        where=location,
+        untouched="everything; nothing was written",
+        todo="`lakehouse dropped` lists the last one of each table",
+    )
 
 
 def _written(file: ObjectInfo) -> tuple[datetime, str]:

@@ -15,14 +15,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from lakehouse.core.actor import user_name
 from lakehouse.core.errors import ConcurrentCommit, IntegrityError, LakehouseError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
-from lakehouse.core.settings import CATALOG
 from lakehouse.engine.alter import former_name
+from lakehouse.engine.dropped import register
 from lakehouse.engine.pointer import FORK_PREFIX, Document, fork_name, read_document, swap, write_document
+from lakehouse.engine.pointer import forget as take_out
 from lakehouse.engine.publish import Lake
-from lakehouse.engine.tables import METRICS_PROPERTY, qualified
+from lakehouse.engine.tables import METRICS_PROPERTY
 from lakehouse.ledger.watermark import load_table
 
 REBUILD_PROPERTY = "lakehouse.rebuild"
@@ -52,11 +54,10 @@ def make_fork(lake: Lake, table: TableName, prefix: str = FORK_PREFIX) -> Fork:
     head = loaded.current_snapshot() if loaded else None
     if loaded is None or head is None:
         raise LakehouseError(f"there is no table {table} to work on", todo="`lakehouse run` makes it")
-    lake.spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{fork.namespace}")
-    lake.spark.sql(
-        f"CALL {CATALOG}.system.register_table(table => '{fork}', metadata_file => '{loaded.metadata_location}')"
-    )
-    lake.spark.sql(f"ALTER TABLE {qualified(fork)} SET TBLPROPERTIES ('{_GUARD}' = 'false')")
+    document = read_document(lake.catalog, loaded.metadata_location)
+    guarded = {**document, "properties": {**document.get("properties", {}), _GUARD: "false"}}
+    written = write_document(lake.catalog, fork, "", loaded.metadata_location, guarded)
+    register(lake.catalog, fork, written.becomes)
     return Fork(table, fork, loaded.metadata_location, head.snapshot_id)
 
 
@@ -77,7 +78,9 @@ def forget(lake: Lake, fork: Fork) -> None:
 
 def drop_fork(lake: Lake, fork: TableName) -> None:
     """Forget a fork. Files are shared with the table, so nothing is purged; orphans go with maintenance."""
-    lake.spark.sql(f"DROP TABLE IF EXISTS {qualified(fork)}")
+    while (found := load_table(lake.catalog, fork)) is not None:
+        if take_out(lake.catalog, fork, found.metadata_location):
+            return
 
 
 def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> None:
@@ -93,7 +96,8 @@ def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> Non
             raise _replaced(fork)
         base = read_document(lake.catalog, fork.base)
         snapshot = loaded.current_snapshot()
-        note = _note(base, fork.base_snapshot, snapshot.snapshot_id if snapshot else 0, attempt, now)
+        after = snapshot.snapshot_id if snapshot else 0
+        note = _note(base, fork.base_snapshot, after, attempt, now) | {"by": user_name(lake.settings)}
         document = read_document(lake.catalog, loaded.metadata_location)
         entered, source = _entered(document, base, note), loaded.metadata_location
         swaps.append(write_document(lake.catalog, fork.table, fork.base, source, entered))
@@ -102,8 +106,9 @@ def enter(lake: Lake, forks: Sequence[Fork], attempt: str, now: datetime) -> Non
     failpoint("rebuild.after_swap", *(fork.table for fork in forks))
 
 
-def _entered(document: Document, base: Document, note: str) -> Document:
-    return {**document, "properties": unguarded(document, base) | {REBUILD_PROPERTY: note}}
+def _entered(document: Document, base: Document, note: Document) -> Document:
+    said = json.dumps(note, separators=(",", ":"))
+    return {**document, "properties": unguarded(document, base) | {REBUILD_PROPERTY: said}}
 
 
 def unguarded(document: Document, base: Document) -> dict[str, str]:
@@ -112,12 +117,12 @@ def unguarded(document: Document, base: Document) -> dict[str, str]:
     return properties | {key: value for key, value in base["properties"].items() if key == _GUARD}
 
 
-def _note(base: Document, before: int, after: int, attempt: str, now: datetime) -> str:
+def _note(base: Document, before: int, after: int, attempt: str, now: datetime) -> Document:
     """All that it takes to go back."""
     layout = {key: base[key] for key in _LAYOUT}
     metrics = {key: value for key, value in base["properties"].items() if key.startswith(METRICS_PROPERTY)}
     value = {"attempt": attempt, "at": now.isoformat(), "before": before, "after": after, "layout": layout}
-    return json.dumps({**value, "metrics": metrics}, separators=(",", ":"))
+    return {**value, "metrics": metrics}
 
 
 def rebuild_note(lake: Lake, table: TableName) -> Mapping[str, Any] | None:

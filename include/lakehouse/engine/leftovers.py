@@ -22,7 +22,7 @@ from lakehouse.core.names import TableName
 from lakehouse.core.process import runs
 from lakehouse.core.settings import Settings
 from lakehouse.engine.lock import LOCKS_OF, connected, lock_number, table_locks
-from lakehouse.engine.orphans import ORPHAN_DAYS, find_orphans, places
+from lakehouse.engine.orphans import ORPHAN_DAYS, find_orphans, places, sharing
 from lakehouse.engine.pointer import (
     FORK_PREFIX,
     UPKEEP_PREFIX,
@@ -33,7 +33,9 @@ from lakehouse.engine.pointer import (
     swap,
     write_document,
 )
+from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.log import OBJECTS, read_log
+from lakehouse.ledger.retention_lock import removing_files
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import BRANCH_PREFIX, catalog_tables, load_table, open_catalog
 
@@ -136,7 +138,7 @@ class Leftovers:
 
     def _branches(self, holders: Mapping[int, str]) -> Iterator[Leftover]:
         for name in catalog_tables(self.catalog):
-            table = None if is_fork(name) else load_table(self.catalog, name)
+            table = None if is_fork(name) or is_kept(name.namespace, name.name) else load_table(self.catalog, name)
             for branch, ref in sorted(table.metadata.refs.items()) if table else ():
                 if table and branch.startswith(BRANCH_PREFIX):
                     state, why = self._branch_state(table, ref, holders.get(lock_number(name), ""))
@@ -192,7 +194,9 @@ class Leftovers:
         return "dead", f"staged at {modified_at:%Y-%m-%d %H:%M} UTC, and no log names it"
 
     def _files(self) -> Iterator[Leftover]:
-        for location, names in places(self.catalog).items():
+        found_places = places(self.catalog)
+        for location in found_places:
+            names = sharing(found_places, location)
             if found := find_orphans(self.catalog, self.store, location, names, self.now):
                 what = f"{len(found.files)} files, {found.size_bytes:,} bytes"
                 why = f"no table refers to them, and they are older than {ORPHAN_DAYS} days"
@@ -200,8 +204,8 @@ class Leftovers:
 
     def _delete_files(self, leftover: Leftover) -> str:
         """Look again under the locks of all tables that lie there."""
-        names = places(self.catalog).get(leftover.where, [])
-        with table_locks(self.settings, names, wait_seconds=0):
+        names = sharing(places(self.catalog), leftover.where)
+        with removing_files(self.settings), table_locks(self.settings, names, wait_seconds=0):
             if found := find_orphans(self.catalog, self.store, leftover.where, names, self.now):
                 found.delete()
         return ""

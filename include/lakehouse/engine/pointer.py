@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 from lakehouse.core.errors import IntegrityError, LakehouseError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG
-from lakehouse.ledger.watermark import load_table, reaching
+from lakehouse.ledger.watermark import catalog_tables, load_table, reaching
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 FORK_PREFIX = "rebuild_"
 UPKEEP_PREFIX = "upkeep_"
+_LOG_PROPERTY = "write.metadata.previous-versions-max"
+_LOGGED = 100
+"""How many former metadata files the log of a metadata file names, as Iceberg has it."""
 
 Document = dict[str, Any]
 
@@ -47,6 +50,19 @@ def is_fork(name: TableName) -> bool:
     return name.namespace == "ops" and name.name.startswith((FORK_PREFIX, UPKEEP_PREFIX))
 
 
+def pointers(catalog: Any) -> dict[TableName, str]:
+    """The metadata file of every table, as the catalog is now."""
+    from sqlalchemy import text
+
+    tables = {(name.namespace, name.name): name for name in catalog_tables(catalog)}
+    if not tables:
+        return {}
+    said = text("SELECT table_namespace, table_name, metadata_location FROM iceberg_tables WHERE catalog_name = :name")
+    with reaching("read the catalog"), catalog.engine.connect() as connection:
+        rows = connection.execute(said, {"name": CATALOG}).fetchall()
+    return {tables[row[0], row[1]]: str(row[2]) for row in rows if (row[0], row[1]) in tables}
+
+
 def read_document(catalog: Catalog, location: str) -> Document:
     """A metadata file as it stands: what PyIceberg's model doesn't know would be lost in it."""
     with reaching("read table metadata"), _io(catalog).new_input(location).open() as stream:
@@ -59,7 +75,8 @@ def write_document(catalog: Catalog, table: TableName, was: str, source: str, do
     folder, _, name = source.rpartition("/")
     location = f"{folder}/{int(name.split('-')[0]) + 1:05d}-{uuid.uuid4()}.metadata.json"
     entry = {"timestamp-ms": document["last-updated-ms"], "metadata-file": source}
-    log = [*document.get("metadata-log", []), entry]
+    most = int(document.get("properties", {}).get(_LOG_PROPERTY, _LOGGED))
+    log = [*document.get("metadata-log", []), entry][-max(1, most) :]
     with reaching("write table metadata"), _io(catalog).new_output(location).create() as stream:
         stream.write(json.dumps({**document, "metadata-log": log}).encode())
     return Swap(table, was, location)

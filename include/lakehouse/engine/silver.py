@@ -16,7 +16,7 @@ from lakehouse.contracts.derive import snapshot_time
 from lakehouse.contracts.model import Contract, Table
 from lakehouse.contracts.semantics import fingerprint, limits_of, semantics
 from lakehouse.core import names
-from lakehouse.core.errors import ContractError, GateFailed
+from lakehouse.core.errors import ConcurrentCommit, ContractError, GateFailed, SettingsError
 from lakehouse.core.names import TableName, quote
 from lakehouse.engine.apply import require_unique
 from lakehouse.engine.arrivals import NotJudged
@@ -42,7 +42,7 @@ from lakehouse.ledger.generations import Generations
 from lakehouse.ledger.outstanding import judges_anew
 from lakehouse.ledger.pending import Pending, Position, pending, read_ledger
 from lakehouse.ledger.store import ObjectStore
-from lakehouse.ledger.watermark import Baseline, Consumed, Head, Stamp, load_table, read_head, summary_of
+from lakehouse.ledger.watermark import Baseline, Consumed, Head, Stamp, ancestors, load_table, read_head, summary_of
 
 # Below this size all of bronze is read as quickly as a part of it is looked for.
 _WORTH_A_LOOK = 64 * 1024 * 1024
@@ -170,6 +170,8 @@ class Intake:
     verdicts: tuple[Verdict, ...] = ()
     rejudged: Rejudged | None = None
     """What a replay found of the rows that the table has taken already."""
+    bronze: int | None = None
+    """The head of bronze before any of its rows were read."""
 
     @cached_property
     def units(self) -> dict[int, date]:
@@ -212,7 +214,12 @@ def take(
         and head.stamp.fingerprint != silver.fingerprint
     ):
         raise _semantics_changed(silver, head.stamp.fingerprint)
-    if silver.bronze_through < head.consumed(silver.contract.name).through and not rebuild:
+    bronze = read_head(silver.lake.catalog, silver.contract.bronze_table)
+    has = bronze.consumed(silver.contract.name).through
+    silver = replace(silver, bronze_through=min(has, silver.bronze_through))  # it may have been rolled back since
+    if silver.bronze_through < head.consumed(silver.contract.name).through:
+        if rebuild or replay:
+            raise _bronze_behind(silver, head)
         return None  # bronze was rolled back: what it lost comes first, or a fold would miss it
     anew = rebuild or replay or judges_anew(head, silver.contract, silver.name)
     found = silver.pending(head, whole=anew)
@@ -247,6 +254,32 @@ def take(
         unjudged=waits & live,
         quarantined=head.stamp.counts.get("quarantined", 0) if head.stamp else 0,
         verdicts=seen.verdicts,
+        bronze=bronze.snapshot_id,
+    )
+
+
+def _bronze_behind(silver: Silver, head: Head) -> SettingsError:
+    """A table made of a bronze that lacks batches would say that it has taken them."""
+    contract, had = silver.contract, head.consumed(silver.contract.name).through
+    table = contract.silver_table(silver.name)
+    return SettingsError(
+        f"{contract.bronze_table} was rolled back, and lacks batches that {table} has taken",
+        where=f"bronze has {contract.name} through #{silver.bronze_through}, {table} through #{had}",
+        untouched=f"{table} and its quarantine",
+        todo="run `lakehouse run` first: bronze reads again what it lost",
+    )
+
+
+def _require_bronze(silver: Silver, bronze: int | None) -> None:
+    """Raise :class:`ConcurrentCommit` where bronze went back while its rows were read; what came on top is fine."""
+    table = load_table(silver.lake.catalog, silver.contract.bronze_table)
+    if bronze is None or table and bronze in (each.snapshot_id for each in ancestors(table)):
+        return
+    raise ConcurrentCommit(
+        f"{silver.contract.bronze_table} was rolled back while {silver.target} was made of it",
+        where=f"snapshot {bronze} of bronze was read",
+        untouched=f"{silver.target} and its quarantine; nothing was published",
+        todo="run again: bronze reads again what it lost, and the table is made of that",
     )
 
 
@@ -477,6 +510,7 @@ class _SilverWork:
             self._write_versions(target)
 
     def gate(self, targets: Mapping[TableName, Target]) -> None:
+        _require_bronze(self.silver, self.intake.bronze)
         table = self.silver.table
         if table.kind == "fact" and not table.occurrence and self.intake.added:
             require_unique(targets[self.silver.target], table, in_batches(self.intake.added))

@@ -105,17 +105,16 @@ class _Source:
         return [Silver(self.lake, self.contract, name, end).at(head) for name, head in self.heads.items()]
 
     def require_consumed(self) -> None:
-        """Raise :class:`SettingsError` unless every table has all that landed and was decided, by today's contract."""
+        """Raise :class:`SettingsError` unless all has been taken that landed and was decided, by today's contract."""
         end = self.ledger.end
+        bronze = read_head(self.lake.catalog, self.contract.bronze_table)
+        if bronze.consumed(self.contract.name).through != end.through:
+            raise _not_taken(self.contract.bronze_table)
         for silver in self.dimensions:
             done, stamp = self.heads[silver.name].consumed(self.contract.name), self.heads[silver.name].stamp
             is_same = stamp is not None and stamp.fingerprint == silver.fingerprint
             if not is_same or (done.through, done.decisions) != (end.through, end.decisions):
-                raise SettingsError(
-                    f"{silver.target} has not taken everything that landed and was decided",
-                    untouched="bronze and all tables",
-                    todo="run `lakehouse run` first; what is pending cannot be trimmed",
-                )
+                raise _not_taken(silver.target)
 
     @property
     def snapshots(self) -> dict[str, int | None]:
@@ -136,6 +135,14 @@ class _Source:
 
     def units(self, silver: Silver) -> dict[int, date]:
         return {batch: self.ledger.batches[batch - 1].unit for batch in self.live(silver)}
+
+
+def _not_taken(table: TableName) -> SettingsError:
+    return SettingsError(
+        f"{table} has not taken everything that landed and was decided",
+        untouched="bronze and all tables",
+        todo="run `lakehouse run` first; what is pending cannot be trimmed",
+    )
 
 
 @readable()

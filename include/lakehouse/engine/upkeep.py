@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from lakehouse.contracts.derive import hours
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.marts import declared_marts, mart_names
 from lakehouse.contracts.model import Upkeep
@@ -24,19 +25,21 @@ from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
 from lakehouse.engine.lock import table_locks
-from lakehouse.engine.orphans import Orphans, find_orphans, places
+from lakehouse.engine.orphans import Orphans, find_orphans, is_guarded, sharing
 from lakehouse.engine.pointer import (
     FORK_PREFIX,
     UPKEEP_PREFIX,
     forget,
     fork_name,
     is_fork,
+    pointers,
     read_document,
     swap,
     write_document,
 )
 from lakehouse.ledger.compaction import Compaction, manifests_pay, plan_compaction, scan_cost
 from lakehouse.ledger.expiry import Expiry, plan_expiry, without
+from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.layout import Manifests
 from lakehouse.ledger.retention_lock import removing_files
 from lakehouse.ledger.store import CONNECTIONS, ObjectInfo, ObjectStore
@@ -137,6 +140,7 @@ class House:
     now: datetime
     looks_for_orphans: bool = True
     _manifests: Manifests | None = field(default=None, repr=False)
+    _folders: dict[TableName, tuple[str, str]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -171,11 +175,14 @@ class House:
         return found
 
     def _stamp(self, name: TableName) -> Stamp | None:
-        return None if is_fork(name) else head_of(load_table(self.catalog, name)).stamp
+        return None if _is_copy(name) else head_of(load_table(self.catalog, name)).stamp
 
     def tables(self, asked: Sequence[str]) -> list[TableName]:
-        """Those that are named, or all but forks. Raises :class:`SettingsError` for one that is not there."""
-        there = [name for name in catalog_tables(self.catalog) if not is_fork(name)]
+        """Those that are named, or all. Raises :class:`SettingsError` for one that is not there.
+
+        Forks are somebody's work, and what a restore keeps is to stay as it is.
+        """
+        there = [name for name in catalog_tables(self.catalog) if not _is_copy(name)]
         wanted = [TableName.parse(each) for each in asked]
         if unknown := [str(name) for name in wanted if name not in there]:
             raise SettingsError(f"there is no table {', '.join(unknown)}", todo="`lakehouse tables` lists them")
@@ -185,6 +192,11 @@ class House:
         if self._manifests is None:
             self._manifests = Manifests(table.io)
         return self._manifests
+
+    @property
+    def manifests_read(self) -> int:
+        """How many manifests it took to see all that was asked so far."""
+        return self._manifests.read if self._manifests else 0
 
     def needs(self, name: TableName) -> Needs:
         """What a table needs now."""
@@ -217,7 +229,9 @@ class House:
         )
 
     def expiry(self, name: TableName, table: Table) -> Expiry | None:
-        """The snapshots that go, where it pays."""
+        """The snapshots that go, where it pays. Of a table whose files nobody may delete, none."""
+        if is_guarded(table):
+            return None
         document = read_document(self.catalog, table.metadata_location)
         found = plan_expiry(document, self.care(name).policy, self.pins(name, table), self.now)
         return found if found.pays else None
@@ -232,35 +246,48 @@ class House:
         return found
 
     def doomed(self, table: Table, expiry: Expiry) -> list[ObjectInfo]:
-        """The files that only the snapshots that go refer to."""
-        going, manifests = frozenset(expiry.going), self.manifests(table)
-        kept = [each for each in table.metadata.snapshots if each.snapshot_id not in going]
-        stay = {manifest.manifest_path for snapshot in kept for manifest in manifests.of(snapshot)}
-        files: dict[str, int] = {}
-        for snapshot in table.metadata.snapshots:
-            if snapshot.snapshot_id in going:
-                files[snapshot.manifest_list] = 0
-                for manifest in manifests.of(snapshot):
-                    if manifest.manifest_path not in stay:
-                        files[manifest.manifest_path] = manifest.manifest_length
-                        files |= {each.path: each.size_bytes for each in manifests.entries(manifest)}
-        if files:
-            needed = {manifest for snapshot in kept for manifest in manifests.of(snapshot)}
-            for manifest in {each.manifest_path: each for each in needed}.values():
-                for entry in manifests.entries(manifest):
-                    if entry.is_live:
-                        files.pop(entry.path, None)
+        """The files that only the snapshots that go refer to, of all tables that lie there."""
+        going = frozenset(expiry.going)
+        files = self._named_only_by(table, going)
         statistics = (*table.metadata.statistics, *table.metadata.partition_statistics)
         files |= {each.statistics_path: each.file_size_in_bytes for each in statistics if each.snapshot_id in going}
+        if files:
+            for other in self.others(table):
+                for named in self.named(other):
+                    files.pop(named, None)
         place = f"{table.location().rstrip('/')}/"
         return [ObjectInfo(path, size, "") for path, size in files.items() if path.startswith(place)]
+
+    def _named_only_by(self, table: Table, going: frozenset[int]) -> dict[str, int]:
+        """The files, with their sizes, that these of a table's snapshots name and no other does."""
+        manifests, snapshots = self.manifests(table), table.metadata.snapshots
+        kept = {m.manifest_path: m for each in snapshots if each.snapshot_id not in going for m in manifests.of(each)}
+        files: dict[str, int] = {}
+        for snapshot in (each for each in snapshots if each.snapshot_id in going):
+            files[snapshot.manifest_list] = 0
+            for manifest in manifests.of(snapshot):
+                if manifest.manifest_path not in kept:
+                    files[manifest.manifest_path] = manifest.manifest_length
+                    files |= {each.path: each.size_bytes for each in manifests.entries(manifest)}
+        for manifest in kept.values() if files else ():
+            for entry in manifests.entries(manifest):
+                if entry.is_live:
+                    files.pop(entry.path, None)
+        return files
+
+    def others(self, table: Table) -> list[Table]:
+        """The other tables that lie there, kept ones and forks among them."""
+        mine = TableName(*table.name())
+        found = (load_table(self.catalog, name) for name in self.neighbours(table) if name != mine)
+        return [other for other in found if other is not None]
 
     def orphans(self, table: Table) -> Orphans | None:
         """Old files that nothing refers to, at the place of a table."""
         if not self.looks_for_orphans:
             return None
         shared = self.neighbours(table)
-        return find_orphans(self.catalog, self.store, table.location(), shared, self.now, self.named)
+        keep = timedelta(hours=hours(self.care(TableName(*table.name())).policy.keep_snapshots))
+        return find_orphans(self.catalog, self.store, table.location(), shared, self.now, self.named, keep)
 
     def named(self, table: Table) -> Iterator[str]:
         """As :func:`references`, with manifests that were read already."""
@@ -273,16 +300,21 @@ class House:
         yield from found
         yield from (entry.path for each in found.values() for entry in manifests.entries(each))
 
-    @cached_property
-    def _places(self) -> Mapping[str, Sequence[TableName]]:
-        return places(self.catalog)
-
     def neighbours(self, table: Table) -> list[TableName]:
-        """All tables that lie where this one does: itself, its forks as they are now, others as of the first look."""
-        mine = TableName(*table.name())
-        there = [name for name in self._places.get(table.location(), ()) if not is_fork(name)]
-        forks = [fork_name(name, prefix) for name in {mine, *there} for prefix in (FORK_PREFIX, UPKEEP_PREFIX)]
-        return sorted({mine, *there, *(fork for fork in forks if load_table(self.catalog, fork) is not None)})
+        """All tables that lie where this one does, as the catalog is now: itself, its forks, what a restore keeps."""
+        known, self._folders = self._folders, {}
+        for name, at in pointers(self.catalog).items():
+            folder = at.rpartition("/")[0]
+            was = known.get(name)
+            if was is None or was[0] != folder:
+                loaded = load_table(self.catalog, name)
+                was = (folder, loaded.location().rstrip("/")) if loaded else None
+            if was is not None:
+                self._folders[name] = was
+        found: dict[str, list[TableName]] = {}
+        for name, (_, location) in self._folders.items():
+            found.setdefault(location, []).append(name)
+        return sorted({TableName(*table.name()), *sharing(found, table.location())})
 
     def statistics(self, table: Table, care: Care) -> tuple[str, ...]:
         """The columns to count, where the contract asks for it and half of the rows are others than were counted."""
@@ -308,10 +340,10 @@ class House:
             if table is None or expiry is None:
                 return Removed()
             self.doomed(table, expiry)  # read here, so that little is left to do under the lock
-            with table_locks(self.settings, [name], wait_seconds=WAIT_SECONDS) as locks:
+            with table_locks(self.settings, self.neighbours(table), wait_seconds=WAIT_SECONDS) as locks:
                 table = load_table(self.catalog, name)
                 expiry = self.expiry(name, table) if table is not None else None
-                if table is None or expiry is None or self._is_shared(table, name):
+                if table is None or expiry is None or any(map(is_fork, self.neighbours(table))):
                     return Removed()
                 within, doomed = self._within(table, expiry, budget)
                 left = len(self.doomed(table, expiry)) - len(doomed)
@@ -336,10 +368,6 @@ class House:
         with table_locks(self.settings, [fork], wait_seconds=0):
             if (found := load_table(self.catalog, fork)) is not None:
                 forget(self.catalog, fork, found.metadata_location)
-
-    def _is_shared(self, table: Table, name: TableName) -> bool:
-        """Whether another table stands on the same files: it may need what this one no longer does."""
-        return self.neighbours(table) != [name]
 
     def _within(self, table: Table, expiry: Expiry, budget: Budget) -> tuple[Expiry, list[ObjectInfo]]:
         """As many of the oldest snapshots as leave no more files than may be deleted."""
@@ -369,6 +397,11 @@ class House:
     def _delete(self, keys: Iterator[str]) -> None:
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(self.store.delete, keys))
+
+
+def _is_copy(name: TableName) -> bool:
+    """Whether it is a copy of another table's entry in the catalog, and nothing that is kept in order for itself."""
+    return is_fork(name) or is_kept(name.namespace, name.name)
 
 
 def _rows_ever(table: Table) -> int:

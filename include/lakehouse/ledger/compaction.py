@@ -53,15 +53,29 @@ def plan_compaction(layout: Layout, policy: Upkeep) -> Compaction | None:
     if now <= policy.max_scan_cost * fresh:
         return None
     aim = (1 + (policy.max_scan_cost - 1) / 2) * fresh
-    choice = _Choice(layout, policy.max_deleted_share)
-    below = choice.grown(choice.least(aim))
-    chosen = choice.chosen(below)
-    becomes = now - _cost(chosen) + _cost(_merged(chosen, layout.target_bytes))
+    for share in _shares(layout, policy):
+        choice = _Choice(layout, share)
+        below = choice.grown(choice.least(aim))
+        chosen = choice.chosen(below)
+        becomes = now - _cost(chosen) + _cost(_merged(chosen, layout.target_bytes))
+        if becomes <= policy.max_scan_cost * fresh:
+            break
     if now - becomes < _LEAST_GAIN * fresh:
         return None
     size = sum(file.size_bytes for file in chosen)
     step = max(2, STEP_BYTES * len(chosen) // size) if size > STEP_BYTES else None
-    return Compaction(below, policy.max_deleted_share, len(chosen), size, now / fresh, becomes / fresh, step)
+    return Compaction(below, share, len(chosen), size, now / fresh, becomes / fresh, step)
+
+
+def _shares(layout: Layout, policy: Upkeep) -> Iterator[float]:
+    """The policy's share of deleted rows, and then lower ones: many files that are a little worn cost as much.
+
+    Each lies between two shares that there are, so that it parts the same files wherever it is compared.
+    """
+    yield policy.max_deleted_share
+    lower = sorted({f.deleted_share for f in layout.files if 0 < f.deleted_share <= policy.max_deleted_share})
+    for share, below in zip(reversed(lower), [*reversed(lower[:-1]), 0.0], strict=True):
+        yield (share + below) / 2
 
 
 def scan_cost(layout: Layout) -> float:

@@ -128,9 +128,13 @@ class _Chronicle:
     def kept(self) -> dict[int, str]:
         """All that stays, with the first reason that there is."""
         found: dict[int, str] = {}
+        place, reached = {each: number for number, each in enumerate(self.main)}, -1
         for snapshot_id, reason in self._ends():
-            for each in self._reach(snapshot_id):
-                found.setdefault(each, reason)
+            if place[snapshot_id] > reached:  # else it is on the way to one that was here before
+                way = self.main[reached + 1 : place[snapshot_id]]
+                reached = place[snapshot_id]
+                for each in (*way, *self._to_stamp(snapshot_id)):
+                    found.setdefault(each, reason)
         for snapshot_id, reason in self._pinned_alone():
             for each in self._to_stamp(snapshot_id):
                 found.setdefault(each, reason)
@@ -141,9 +145,19 @@ class _Chronicle:
         main = frozenset(self.main)
         heads = [each for each in dict.fromkeys(self._heads()) if each in main] or self.main[:1]
         yield from ((each, "of the last publications") for each in self.main[:1])
-        yield from ((each, "of the last publications") for each in heads[: self.policy.min_snapshots])
+        yield from ((each, "of the last publications") for each in self._publications()[: self.policy.min_snapshots])
         yield from ((each, "main was at it lately") for each in heads if self.until(each) >= self.since)
         yield from ((each, reason) for each, reason in self.pins.items() if each in main)
+
+    def _publications(self) -> list[int]:
+        """What of ``main`` was published, newest first: that has a stamp; all of it, where nothing has.
+
+        Not by the log of heads: each expiry cuts it, and what was promised before must be promised after.
+        """
+        return [each for each in self.main if self._is_stamped(each)] or self.main
+
+    def _is_stamped(self, snapshot_id: int) -> bool:
+        return STAMP_PROPERTY in self.snapshots[snapshot_id].get("summary", {})
 
     def _pinned_alone(self) -> Iterator[tuple[int, str]]:
         """Snapshots that are needed for themselves."""
@@ -168,16 +182,12 @@ class _Chronicle:
             if ref["type"] == "tag" or each in main:
                 return
 
-    def _reach(self, snapshot_id: int) -> list[int]:
-        """``main`` from its head to a snapshot, and on to the nearest stamp."""
-        return [*self.main[: self.main.index(snapshot_id)], *self._to_stamp(snapshot_id)]
-
     def _to_stamp(self, snapshot_id: int) -> list[int]:
         """A snapshot, and those before it up to the nearest that says what was consumed; alone, where none does."""
         found = []
         for each in self._ancestors(snapshot_id):
             found.append(each)
-            if STAMP_PROPERTY in self.snapshots[each].get("summary", {}):
+            if self._is_stamped(each):
                 return found
         return found[:1]
 

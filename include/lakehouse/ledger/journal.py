@@ -85,7 +85,7 @@ class Journal(Generic[Entry]):
         found = self._read_segments(after, through)
         single = [number for number in range(after + 1, through + 1) if number not in found]
         bodies = self.store.get_many([self.key(number) for number in single])
-        found |= {number: self._decode(number, body) for number, body in zip(single, bodies, strict=True)}
+        found |= {number: self.decode(number, body) for number, body in zip(single, bodies, strict=True)}
         return [found[number] for number in range(after + 1, through + 1)]
 
     def append(
@@ -145,7 +145,8 @@ class Journal(Generic[Entry]):
     def _encode(self, entry: Entry) -> bytes:
         return _json(self.render(entry))
 
-    def _decode(self, number: int, body: bytes) -> Entry:
+    def decode(self, number: int, body: bytes) -> Entry:
+        """The entry of this number out of its object. Raises :class:`IntegrityError` where it is none."""
         try:
             value = json.loads(body)
         except ValueError as error:

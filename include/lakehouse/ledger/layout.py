@@ -89,6 +89,11 @@ class Manifests:
     _entries: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     _lists: dict[str, tuple[ManifestFile, ...]] = field(default_factory=dict)
 
+    @property
+    def read(self) -> int:
+        """How many manifests were read."""
+        return len(self._entries)
+
     def of(self, snapshot: Snapshot) -> tuple[ManifestFile, ...]:
         """The manifests of a snapshot."""
         if snapshot.manifest_list not in self._lists:
@@ -107,7 +112,7 @@ class Manifests:
     def layout(self, table: Table, snapshot: Snapshot | None) -> Layout:
         """How the rows of a snapshot lie in files; nothing where there is none."""
         manifests = self.of(snapshot) if snapshot else ()
-        live = [entry for manifest in manifests for entry in self.entries(manifest) if entry.is_live]
+        live = [e for manifest in manifests if _has_live(manifest) for e in self.entries(manifest) if e.is_live]
         deleted: dict[str, int] = {}
         for entry in live:
             if entry.is_delete and entry.covers is not None:
@@ -119,6 +124,11 @@ class Manifests:
         )
         target = int(table.properties.get(TARGET_PROPERTY, _TARGET_BYTES))
         return Layout(files, tuple(manifest.manifest_length for manifest in manifests), target)
+
+
+def _has_live(manifest: ManifestFile) -> bool:
+    """Whether anything of it is there: after a compaction one manifest only says what is gone."""
+    return manifest.added_files_count != 0 or manifest.existing_files_count != 0
 
 
 def _read(io: FileIO, path: str, spec: int) -> Iterator[Entry]:

@@ -6,6 +6,7 @@ count. Spark's ``TIMESTAMP AS OF`` goes by the same log.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_DIGITS = 8
+_ID = re.compile(r"[0-9]{1,19}\Z")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def resolve(table: Table, name: TableName, asked: str | None = None) -> Point:
         return heads[-1]
     if asked in table.metadata.refs:
         return _by_id(table, heads, table.metadata.refs[asked].snapshot_id, asked)
-    if asked.isdigit():
+    if _ID.match(asked):
         snapshot_id = int(asked)
         if table.snapshot_by_id(snapshot_id) is not None:
             return _by_id(table, heads, snapshot_id, asked)

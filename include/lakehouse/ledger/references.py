@@ -24,9 +24,14 @@ def references(table: Table) -> Iterator[str]:
     yield from snapshot_references(table, metadata.snapshots)
 
 
-def snapshot_references(table: Table, snapshots: Iterable[Snapshot], *, live: bool = False) -> Iterator[str]:
-    """The files of some snapshots, each manifest read once; of ``live`` ones only what their rows are in."""
-    seen: set[str] = set()
+def snapshot_references(
+    table: Table, snapshots: Iterable[Snapshot], *, live: bool = False, seen: set[str] | None = None
+) -> Iterator[str]:
+    """The files of some snapshots, each manifest read once; of ``live`` ones only what their rows are in.
+
+    ``seen`` are manifests that were read before: what they lead to is left out. Those that are read now are added.
+    """
+    seen = set() if seen is None else seen
     for snapshot in snapshots:
         yield snapshot.manifest_list
         with reaching(f"read the manifests of {'.'.join(table.name())}"):

@@ -46,6 +46,34 @@ def writing_backups(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
+def restoring(settings: Settings) -> Iterator[None]:
+    """While this is held, nobody else restores. Raises :class:`TableBusy` where somebody does."""
+    with _held(settings, "restore", _EXCLUSIVE, "something is being restored"):
+        yield
+
+
+@contextmanager
+def reading_backups(settings: Settings) -> Iterator[None]:
+    """While this is held, no set is pruned. Raises :class:`TableBusy` where that is being done."""
+    with _held(settings, "backup pruner", _SHARED, "backups are being pruned"):
+        yield
+
+
+@contextmanager
+def pruning_backups(settings: Settings) -> Iterator[None]:
+    """While this is held, nobody makes, prunes or restores backups. Raises :class:`TableBusy` where somebody does."""
+    with writing_backups(settings), _held(settings, "backup pruner", _EXCLUSIVE, "backups are being restored"):
+        yield
+
+
+@contextmanager
+def drilling(settings: Settings) -> Iterator[None]:
+    """While this is held, no set is pruned, and nobody else drills: scratch places of others are of dead drills."""
+    with reading_backups(settings), _held(settings, "drill", _EXCLUSIVE, "a drill is being made"):
+        yield
+
+
+@contextmanager
 def _held(settings: Settings, name: str, statement: LiteralString, busy: str) -> Iterator[None]:
     with connect(settings, name.replace(" ", "-")) as connection:
         row = connection.execute(statement, (lock_number(name),)).fetchone()

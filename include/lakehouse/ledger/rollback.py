@@ -242,7 +242,7 @@ def _undoing(store: ObjectStore, name: TableName, now: Head, then: Head) -> Undo
 
 def undoing(ledger: Ledger, table: str, now: Head, then: Head) -> Undoing:
     """What becomes of the batches of a silver table whose head goes from one to another. Pure."""
-    had, has = _live(ledger, table, now).live, _live(ledger, table, then).live
+    had, has = live_at(ledger, table, now).live, live_at(ledger, table, then).live
     lost, regained = had - has, has - had
     states = states_of(ledger.decisions, ledger.end.decisions, table)
     hold = tuple(sorted(b for b in lost if states.get(b) not in ("held", "discarded")))
@@ -268,7 +268,8 @@ def _position(ledger: Ledger, head: Head) -> Position:
     return Position(consumed.through, consumed.decisions)
 
 
-def _live(ledger: Ledger, table: str, head: Head) -> LiveSet:
+def live_at(ledger: Ledger, table: str, head: Head) -> LiveSet:
+    """What counted for a table at one of its heads, by the logs up to there."""
     frozen = head.baseline.frozen if head.baseline else {}
     return ledger.live(_position(ledger, head), table, head.held, frozen)
 

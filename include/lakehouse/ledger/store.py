@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTT
 
 from lakehouse.core.errors import IntegrityError, LakehouseError, SettingsError, TransientError
 from lakehouse.core.settings import Settings
+from lakehouse.ledger.watched import in_time
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 16
 PART_BYTES = 16 * 1024 * 1024
 _MOST_PARTS = 9_000
-_ABSENT = ("404", "NoSuchKey", "NotFound")
+_ABSENT = ("404", "NoSuchKey", "NoSuchVersion", "NotFound")
 _TAKEN = ("412", "PreconditionFailed")
 _CONFLICT = ("409", "ConditionalRequestConflict")
 _DAMAGED = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
@@ -64,12 +64,12 @@ class ObjectInfo:
 
 @cache
 def _client(
-    endpoint: str, region: str, key_id: str, secret: str, timeout_seconds: float, signs_payloads: bool | None = None
+    endpoint: str, region: str, key_id: str, secret: str, timeout_seconds: float, hashes_bodies: bool = True
 ) -> S3Client:
     """The client of a server. Making one takes longer than most requests, and a run asks for it dozens of times."""
     style: dict[str, Any] = {"addressing_style": "path" if endpoint else "auto"}
-    if signs_payloads is not None:
-        style["payload_signing_enabled"] = signs_payloads
+    if not hashes_bodies:
+        style["payload_signing_enabled"] = False
     return boto3.client(
         "s3",
         endpoint_url=endpoint or None,
@@ -83,7 +83,20 @@ def _client(
             connect_timeout=min(5, timeout_seconds / 2),
             read_timeout=timeout_seconds / 2,
             tcp_keepalive=True,
+            response_checksum_validation="when_supported" if hashes_bodies else "when_required",
         ),
+    )
+
+
+def _client_of(settings: Settings, *, signs_payloads: bool | None = None) -> S3Client:
+    secret = settings.s3_secret_access_key.get_secret_value()
+    return _client(
+        settings.s3_endpoint,
+        settings.s3_region,
+        settings.s3_access_key_id,
+        secret,
+        settings.s3_timeout_seconds,
+        signs_payloads,
     )
 
 
@@ -108,18 +121,20 @@ class ObjectStore:
     @classmethod
     def open(cls, settings: Settings, bucket: str | None = None) -> ObjectStore:
         """The bucket (default: the landing bucket) on the server that the settings name. Opens no connection yet."""
-        secret = settings.s3_secret_access_key.get_secret_value()
-        client = _client(
-            settings.s3_endpoint, settings.s3_region, settings.s3_access_key_id, secret, settings.s3_timeout_seconds
-        )
-        return cls(client, bucket or settings.landing_bucket, settings.s3_timeout_seconds)
+        return cls(_client_of(settings), bucket or settings.landing_bucket, settings.s3_timeout_seconds)
+
+    @classmethod
+    def for_copies(cls, settings: Settings) -> ObjectStore:
+        """The landing bucket, for whoever announces the SHA-256 of every body: it is not hashed again to be signed."""
+        client = _client_of(settings, signs_payloads=False)
+        return cls(client, settings.landing_bucket, settings.s3_timeout_seconds)
 
     @classmethod
     def of_backups(cls, settings: Settings) -> ObjectStore:
         """The bucket of backups, on its own server and with its own credentials where these are set.
 
-        Whoever writes there announces the SHA-256 of every body in a signed header, so the body is not hashed again
-        for the signature.
+        Whoever writes there announces the SHA-256 of every body in a signed header, and whoever reads there compares
+        it: the client hashes nothing once more, for the signature or against the server's own checksum.
         """
         client = _client(
             settings.backup_s3_endpoint or settings.s3_endpoint,
@@ -130,7 +145,7 @@ class ObjectStore:
                 or settings.s3_secret_access_key.get_secret_value()
             ),
             settings.s3_timeout_seconds,
-            signs_payloads=False,
+            hashes_bodies=False,
         )
         return cls(client, settings.backup_bucket, settings.s3_timeout_seconds, "LAKEHOUSE_BACKUP_S3_*")
 
@@ -292,8 +307,9 @@ class ObjectStore:
 
     def ask(self, key: str, request: Callable[[], Answer], size_bytes: int = 0) -> Answer:
         """The answer to a request about a key that sends or gets so many bytes; an error when it takes too long."""
+        seconds = self.timeout_seconds + size_bytes / _SLOWEST_BYTES_PER_SECOND
         with self._errors(key):
-            return in_time(request, self.timeout_seconds + size_bytes / _SLOWEST_BYTES_PER_SECOND)
+            return in_time(request, seconds, lambda: self._away(f"no whole answer in {seconds:.0f} s", key))
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -301,10 +317,8 @@ class ObjectStore:
             yield
         except ClientError as error:
             raise _translate(error, self.where(key), self) from None
-        except TooSlow as error:
-            raise _away(str(error), self.where(key), str(self.client.meta.endpoint_url)) from None
         except (ConnectionError, HTTPClientError) as error:
-            raise _away(type(error).__name__, self.where(key), str(self.client.meta.endpoint_url)) from None
+            raise self._away(type(error).__name__, key) from None
         except NoCredentialsError:
             raise SettingsError(
                 "there are no credentials for the S3 server",
@@ -319,6 +333,14 @@ class ObjectStore:
                 todo="run it again",
             ) from None
 
+    def _away(self, kind: str, key: str) -> TransientError:
+        return TransientError(
+            f"the S3 server does not answer ({kind})",
+            where=f"{self.where(key)} at {self.client.meta.endpoint_url}",
+            untouched=_UNTOUCHED,
+            todo="check `lakehouse status`; `lakehouse up` starts the local servers; then run it again",
+        )
+
 
 class _GuardedStream:
     """A body whose read errors are the project's own."""
@@ -329,7 +351,7 @@ class _GuardedStream:
         self._ahead = io.BytesIO()
 
     def read(self, size: int = -1, /) -> bytes:
-        """As of any file. Small pieces are cut from larger ones: each request costs a thread."""
+        """As of any file. Small pieces are cut from larger ones: each request may cost a thread."""
         if size < 0:
             return b"".join(iter(lambda: self.read(_PIECE_BYTES), b""))
         data = self._ahead.read(size)
@@ -347,34 +369,6 @@ class _GuardedStream:
             return self._body.read(size)
         finally:
             self.is_waiting = False
-
-
-class TooSlow(Exception):
-    """An answer did not come in time."""
-
-
-def in_time(act: Callable[[], Answer], seconds: float) -> Answer:
-    """What ``act`` returns, or :class:`TooSlow`. What takes too long is left to itself: nothing could end it.
-
-    Timeouts of sockets say how long a server may be silent. One that sends a byte a second never is.
-    """
-    answer: list[Answer] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            answer.append(act())
-        except BaseException as error:  # for whoever waits
-            failure.append(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    worker.join(seconds)
-    if failure:
-        raise failure[0]
-    if not answer:
-        raise TooSlow(f"no whole answer in {seconds:.0f} s")
-    return answer[0]
 
 
 class Taken(LakehouseError):
@@ -413,15 +407,6 @@ def _translate(error: ClientError, where: str, store: ObjectStore) -> LakehouseE
             return leaf(f"the S3 server answered {code}", where=where)
     return TransientError(
         f"the S3 server answered {code or 'an error'}", where=where, untouched=_UNTOUCHED, todo="run it again"
-    )
-
-
-def _away(kind: str, where: str, endpoint: str) -> TransientError:
-    return TransientError(
-        f"the S3 server does not answer ({kind})",
-        where=f"{where} at {endpoint}",
-        untouched=_UNTOUCHED,
-        todo="check `lakehouse status`; `lakehouse up` starts the local servers; then run it again",
     )
 
 

@@ -163,20 +163,24 @@ class LookOperator(LakehouseOperator):
 
 
 class ConfirmOperator(LakehouseOperator):
-    """The second half: does what was shown, and only if nothing changed since."""
+    """The second half: does what was shown, and only if nothing changed since. It is done by whoever approved it."""
 
     PUBLISHED: ClassVar[AssetAlias] = AssetAlias("lakehouse.confirmed")
 
-    def __init__(self, *, verb: str, looked: str, asset_of: Callable[[Any], Asset | None], **kwargs: Any) -> None:
+    def __init__(
+        self, *, verb: str, looked: str, approved: str, asset_of: Callable[[Any], Asset | None], **kwargs: Any
+    ) -> None:
         super().__init__(outlets=[self.PUBLISHED], **kwargs)
-        self.verb, self.looked, self.asset_of = verb, looked, asset_of
+        self.verb, self.looked, self.approved, self.asset_of = verb, looked, approved, asset_of
 
     def execute(self, context: Context) -> None:
         seen = context["ti"].xcom_pull(task_ids=self.looked)
-        said = self.run_command([self.verb, *seen["words"], "--yes", "--if-seen", seen["token"], "--json"]).said
+        actor = approver(context["ti"].xcom_pull(task_ids=self.approved))
+        words = [self.verb, *seen["words"], "--yes", "--if-seen", seen["token"], "--json"]
+        said = self.run_command(words, actor=actor).said
         asset = self.asset_of(said)
         if asset is not None:
-            extra = {"by": self.verb, "snapshot_id": said.get("published")}
+            extra = {"by": self.verb, "approved_by": actor, "snapshot_id": said.get("published")}
             context["outlet_events"][self.PUBLISHED].add(asset, extra=extra)
 
 
@@ -196,7 +200,7 @@ class DecideOperator(LakehouseOperator):
         if action not in ("release", "hold", "discard") or not _BATCH.match(batch) or source not in self.sources:
             raise AirflowFailException(f"{action} {batch!r} is no decision about a batch of {', '.join(self.sources)}")
         sure = ["--yes"] if action == "discard" else []
-        actor = f"{context['dag_run'].triggering_user_name or 'somebody'} (Airflow)"
+        actor = _person(context["dag_run"].triggering_user_name)
         self.run_command([action, batch, f"--reason={reason}", *sure], actor=actor)
         extra = {"decided": action, "batch": batch, "by": actor}
         context["outlet_events"][self.DECIDED].add(assets.landing(source), extra=extra)
@@ -230,6 +234,16 @@ class CommandOperator(LakehouseOperator):
         answer = self.run_command(self.words)
         if answer.said is not None:
             self.log.info("%s", answer.said)
+
+
+def approver(response: Any) -> str:
+    """Who gave an approval, by what its task returned; a default that was taken for want of an answer is nobody's."""
+    user = response.get("responded_by_user") if isinstance(response, Mapping) else None
+    return _person((user.get("name") or user.get("id")) if isinstance(user, Mapping) else None)
+
+
+def _person(name: Any) -> str:
+    return f"{name or 'somebody'} (Airflow)"
 
 
 def landed(units: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

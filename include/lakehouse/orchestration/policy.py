@@ -27,6 +27,8 @@ LANDING_RUNS = 16
 LANDING_TIMEOUT = timedelta(hours=1)
 SPARK_TIMEOUT = timedelta(hours=6)
 METADATA_TIMEOUT = timedelta(minutes=30)
+BACKUP_TIMEOUT = timedelta(hours=24)
+"""The first set of a large lake reads all of it; killed, it goes on where it was."""
 APPROVAL_TIMEOUT = timedelta(days=7)
 _LONGEST_DELAY = timedelta(minutes=30)
 _LEAST_SLACK = timedelta(hours=6)
@@ -89,6 +91,16 @@ def sweep(name: str, every_hours: int) -> CronTriggerTimetable:
 def daily(name: str, hour: int) -> CronTriggerTimetable:
     """Once a day at this hour (UTC), at a minute of its own."""
     return CronTriggerTimetable(f"{crc32(name.encode()) % 60} {hour} * * *", timezone="UTC")
+
+
+def weekly(name: str, day: int, hour: int) -> CronTriggerTimetable:
+    """Once a week on this day (0 is Sunday) at this hour (UTC), at a minute of its own."""
+    return CronTriggerTimetable(f"{crc32(name.encode()) % 60} {hour} * * {day}", timezone="UTC")
+
+
+def every_minutes(minutes: int) -> CronTriggerTimetable:
+    """Several times in each hour."""
+    return CronTriggerTimetable(f"*/{minutes} * * * *", timezone="UTC")
 
 
 def deadline(timing: Timing) -> DeadlineAlert:

@@ -10,6 +10,7 @@ from airflow.sdk import DAG, AssetOrTimeSchedule
 
 from lakehouse.contracts.index import Index, build_index, read_marts
 from lakehouse.orchestration.families import data_dags
+from lakehouse.orchestration.recovery import recovery_dags
 from lakehouse.orchestration.upkeep import upkeep_dags
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -33,7 +34,7 @@ def project_index() -> Index:
 
 def all_dags(index: Index) -> dict[str, DAG]:
     """Every DAG by its id."""
-    return data_dags(index) | upkeep_dags(index)
+    return data_dags(index) | upkeep_dags(index) | recovery_dags(index)
 
 
 def render(index: Index) -> str:
@@ -46,9 +47,10 @@ def render(index: Index) -> str:
 def when(dag: DAG) -> str:
     """When a DAG starts, in words."""
     timetable = dag.timetable
-    if isinstance(timetable, AssetOrTimeSchedule):
-        names = sorted(asset.name for asset in getattr(timetable.asset_condition, "objects", ()))
-        return f"after {', '.join(f'`{name}`' for name in names)}; and `{_cron(timetable.timetable)}`"
+    names = sorted(asset.name for asset in getattr(getattr(timetable, "asset_condition", None), "objects", ()))
+    if names:
+        after = f"after {', '.join(f'`{name}`' for name in names)}"
+        return f"{after}; and `{_cron(timetable.timetable)}`" if isinstance(timetable, AssetOrTimeSchedule) else after
     return f"`{_cron(timetable)}`" if hasattr(timetable, "expression") else "by hand, with a form"
 
 

@@ -203,7 +203,9 @@ def _look_approve_confirm(
         response_timeout=policy.APPROVAL_TIMEOUT,
         pool=pools.METADATA,
     )
-    confirm = tasks.confirm(task_id="confirm", verb=verb, looked="look", asset_of=asset_of, **common)
+    confirm = tasks.confirm(
+        task_id="confirm", verb=verb, looked="look", approved="approve", asset_of=asset_of, **common
+    )
     look >> approve >> confirm
 
 

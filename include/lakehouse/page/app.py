@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 
+from lakehouse.backup.drill_report import policy
+from lakehouse.backup.drills import ID as DRILL_ID
 from lakehouse.core.errors import LakehouseError, SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.page.html import HEADERS, STATIC, message_page, overview_page, static, table_page
@@ -17,7 +19,7 @@ from lakehouse.page.links import FindDags
 from lakehouse.page.overview import Choice
 from lakehouse.page.view import LakeView
 
-_BELOW = re.compile(r"/(tables|static)/[^/]*\Z")
+_BELOW = re.compile(r"/(tables|static|drills)/[^/]*\Z")
 _A_YEAR = "private, max-age=31536000, immutable"
 
 
@@ -39,6 +41,15 @@ def make_app(view: Callable[[], LakeView], guards: Sequence[Any], find_dags: Cal
             raise HTTPException(404, f"There is no table {name} in the catalog, and no contract that makes one.")
         contract = found.row.contract
         return _page(table_page(found, dags_of(found.row.name, contract.name if contract else "")))
+
+    @app.get("/drills/{drill_id}", response_class=HTMLResponse)
+    def drill(drill_id: str) -> Response:
+        if not DRILL_ID.match(drill_id):
+            raise HTTPException(404, f"{drill_id} is not the id of a drill.")
+        try:
+            return HTMLResponse(view().drill_report(drill_id), headers={**HEADERS, "Content-Security-Policy": policy()})
+        except LakehouseError as error:
+            return _page(message_page("This report cannot be shown", error.what, error.todo, root=".."), 404)
 
     @app.get("/static/{name}")
     def file(name: str) -> Response:
@@ -70,7 +81,7 @@ def _page(html: str, status: int = 200) -> HTMLResponse:
 _TITLES = {
     401: ("You are not logged in", "Log in to Airflow, then open this page again."),
     403: ("You may not see this page", "Ask for a role that may read assets: the tables are Airflow's assets."),
-    404: ("Not here", "The list of tables has all there are."),
+    404: ("Not here", "The list of tables has all there are; the last drill's report is linked above it."),
     405: ("Not here", "This page only shows; use the DAGs or the `lakehouse` commands to change something."),
 }
 

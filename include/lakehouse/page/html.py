@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lakehouse.backup.drills import duration
 from lakehouse.page import chart, show
 from lakehouse.page.detail import Detail
 from lakehouse.page.freshness import STATES
@@ -86,8 +87,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "signed", "size", "share", "age", "moment", "sentence", "coded"):
+    for name in ("number", "signed", "size", "share", "age", "moment", "timestamp", "sentence", "coded"):
         environment.filters[name] = getattr(show, name)
+    environment.filters["duration"] = duration
     environment.globals |= {
         "asset": asset,
         "sparkline": chart.sparkline,

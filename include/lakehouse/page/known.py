@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from lakehouse.backup.status import Status
 from lakehouse.core.errors import LakehouseError
 from lakehouse.core.names import TableName
 from lakehouse.ledger.holds import Hold
@@ -49,7 +50,8 @@ class Known:
     """``tables`` are as of the last metadata that could be read; ``pointers`` say which metadata is the newest.
 
     ``damaged`` and ``broken`` tell of tables and sources that cannot be read alone. ``problems`` and ``read_at`` are by
-    part: what went wrong in its last reading, and when it last went well.
+    part: what went wrong in its last reading, and when it last went well. ``has_backups`` says whether a place for
+    backups is configured, None where that is not known yet; ``backups`` is how they stood when last read.
     """
 
     declared: Declared = field(default_factory=Declared)
@@ -60,6 +62,8 @@ class Known:
     broken: Mapping[str, str] = field(default_factory=dict)
     quality: Mapping[str, Series] = field(default_factory=dict)
     results: pa.Table | None = None
+    has_backups: bool | None = None
+    backups: Status | None = None
     problems: Mapping[str, Problem] = field(default_factory=dict)
     read_at: Mapping[str, datetime] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import get_args
 
+from lakehouse.backup.status import Status
 from lakehouse.contracts.model import Contract
 from lakehouse.core.names import TableName
 from lakehouse.ledger.holds import Hold
@@ -105,6 +106,8 @@ class Overview:
     problems: tuple[Problem, ...]
     read_at: datetime | None
     unread: int
+    has_backups: bool | None = None
+    backups: Status | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -120,7 +123,10 @@ def overview(known: Known, choice: Choice, now: datetime) -> Overview:
     pages = max(1, -(-len(found) // PAGE_ROWS))
     page = min(choice.page, pages)
     shown = tuple(found[(page - 1) * PAGE_ROWS : page * PAGE_ROWS])
-    return Overview(shown, choice, len(found), pages, _totals(rows), problems_of(known), _read_at(known), known.unread)
+    return Overview(
+        shown, choice, len(found), pages, _totals(rows), problems_of(known), _read_at(known), known.unread,
+        known.has_backups, known.backups,
+    )  # fmt: skip
 
 
 def row_of(known: Known, name: TableName, now: datetime) -> Row:

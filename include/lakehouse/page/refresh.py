@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from lakehouse.backup.status import Seen
 from lakehouse.core.clock import Clock
 from lakehouse.core.errors import LakehouseError, StackError
 from lakehouse.core.names import TableName
@@ -24,7 +25,7 @@ from lakehouse.quality.history import RESULTS
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-PARTS = ("contracts", "catalog", "tables", "batches", "quality")
+PARTS = ("contracts", "catalog", "tables", "batches", "quality", "backups")
 _SHOWN_EVERY = 25
 """After so many answers, what is known by then is shown to whoever waits."""
 
@@ -40,6 +41,7 @@ class Refresher:
     _lake: Lake | None = None
     _records: dict[TableName, FileCache] = field(default_factory=dict)
     _read_from: dict[TableName, str] = field(default_factory=dict)
+    _seen: Seen = field(default_factory=Seen)
 
     def lake(self) -> Lake:
         """The servers. Raises :class:`LakehouseError` where they are not known."""
@@ -74,7 +76,7 @@ class Refresher:
             yield known
 
     def _parts(self) -> list[tuple[str, Callable[[Known], Iterator[Known]]]]:
-        reads = (self._declared, self._pointers, self._tables, self._sources, self._quality)
+        reads = (self._declared, self._pointers, self._tables, self._sources, self._quality, self._backups)
         return list(zip(PARTS, reads, strict=True))
 
     def _declared(self, known: Known) -> Iterator[Known]:
@@ -143,6 +145,13 @@ class Refresher:
             rows = self._cache(RESULTS).read(self._records_table(known, RESULTS), since)
             yield replace(known, results=rows)
             self._read_from[RESULTS] = known.pointers[RESULTS]
+
+    def _backups(self, known: Known) -> Iterator[Known]:
+        """How backups stand; what never changes is not asked again."""
+        backups = self.lake().backups
+        yield (known := replace(known, has_backups=backups is not None))
+        if backups is not None:
+            yield replace(known, backups=backups.status(self.clock.now(), self._seen))
 
     def _is_new(self, known: Known, name: TableName) -> bool:
         return name in known.pointers and known.pointers[name] != self._read_from.get(name)

@@ -1,11 +1,13 @@
-"""The two servers behind the page, asked as the reader: where each table's metadata is, metadata, and logs."""
+"""The servers behind the page: the lake's two, asked as the reader, for metadata and logs; and that of backups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from lakehouse.backup.status import Limits, Seen, Status, read_status
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pyiceberg.io import FileIO
     from pyiceberg.table import Table
 
+    from lakehouse.backup.vault import Vault
     from lakehouse.ledger.store import ObjectStore
 
 S3_SECONDS = 9
@@ -38,9 +41,47 @@ class Lake(Protocol):
         """A table as one metadata file describes it: one request."""
         ...
 
+    @property
+    def backups(self) -> BackupPlace | None:
+        """Where backups are; None where no place is configured."""
+        ...
+
     def close(self) -> None:
         """Let go of what is open and not in use."""
         ...
+
+
+@dataclass(frozen=True)
+class BackupPlace:
+    """The bucket of backups, as the page asks it: how they stand, and the report of a drill."""
+
+    vault: Vault
+    public_key: str
+    limits: Limits
+
+    @classmethod
+    def open(cls, settings: Settings) -> BackupPlace | None:
+        """The place that the settings name, if any. Opens no connection yet, and locks nothing."""
+        if not settings.backup_bucket:
+            return None
+        from lakehouse.backup.signing import public_key_of
+        from lakehouse.backup.vault import Vault
+        from lakehouse.ledger.store import ObjectStore
+
+        reader = settings.as_backup_reader()
+        vault = Vault(ObjectStore.of_backups(reader), 0, datetime.min.replace(tzinfo=UTC))
+        return cls(vault, public_key_of(settings), Limits.of(settings))
+
+    def status(self, now: datetime, seen: Seen) -> Status:
+        """How backups stand."""
+        return read_status(self.vault, self.public_key, self.limits, now, seen)
+
+    def report(self, drill_id: str) -> str:
+        """The report of a drill, made from its record: only what we signed is shown, never a page that lies there."""
+        from lakehouse.backup.drill_report import render_report
+        from lakehouse.backup.drills import read_drill
+
+        return render_report(read_drill(self.vault, drill_id, self.public_key))
 
 
 @dataclass(frozen=True)
@@ -50,6 +91,12 @@ class Servers:
     catalog: SqlCatalog
     store: ObjectStore
     io: FileIO
+    settings: Settings
+
+    @property
+    def backups(self) -> BackupPlace | None:
+        """Asked as who only reads backups."""
+        return BackupPlace.open(self.settings)
 
     @classmethod
     def open(cls, settings: Settings) -> Servers:
@@ -64,7 +111,7 @@ class Servers:
         catalog = open_catalog(mine)
         assert isinstance(catalog, SqlCatalog)  # noqa: S101 - what `open_catalog` asks for
         # One for all tables: each has its own connections.
-        return cls(catalog, ObjectStore.open(mine), load_file_io(catalog.properties, mine.warehouse))
+        return cls(catalog, ObjectStore.open(mine), load_file_io(catalog.properties, mine.warehouse), mine)
 
     def pointers(self) -> dict[TableName, str]:
         """Every table of the lake's layers; others in the same catalog are passed over."""

@@ -61,6 +61,11 @@ def moment(value: datetime | date | None) -> str:
     return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else value.isoformat()
 
 
+def timestamp(text: str) -> str:
+    """A moment that a record has as ISO text."""
+    return moment(datetime.fromisoformat(text))
+
+
 def sentence(text: str) -> str:
     """With a capital at its beginning, as messages of errors have none."""
     return text[:1].upper() + text[1:]

@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, field
 
 from lakehouse.core.clock import Clock, SystemClock
-from lakehouse.core.errors import LakehouseError, TransientError
+from lakehouse.core.errors import LakehouseError, SettingsError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.page.detail import Detail, Reading, detail, read_table
 from lakehouse.page.known import Known, Problem
@@ -54,6 +54,13 @@ class LakeView:
             return None
         reading, problem = self._read(known, name)
         return detail(known, name, reading, problem, self.clock.now())
+
+    def drill_report(self, drill_id: str) -> str:
+        """The report of a drill. Raises :class:`LakehouseError` where there is none that we signed, or no server."""
+        backups = self.refresher.lake().backups
+        if backups is None:
+            raise SettingsError("there is no place for backups", todo="set `LAKEHOUSE_BACKUP_BUCKET`")
+        return backups.report(drill_id)
 
     def current(self) -> Known:
         """What is known, after a refresh if one is due and quick enough."""

@@ -1,233 +1,273 @@
-"""The catalog made anew out of the tables' own files, where its database is lost and no log of it is there. No JVM.
+"""The rows of the catalog: read from one statement, and moved in one transaction, each only from where it was seen.
 
-Every table of the warehouse that the catalog does not know gets its row again, with its last published metadata file.
-The newest backup set helps, where there is one: it knows views, properties of namespaces, and which tables were dropped
-on purpose before it was cut.
+A table that loses its place stays in the catalog under another name. What was restored stands beside it, among the
+properties of a namespace, so that one transaction tells all: what is live, what is kept, and why.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
-from urllib.parse import urlparse
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from lakehouse.backup.sets import PLAN, complete_ids, load_set, set_key
-from lakehouse.backup.sets import Plan as SetPlan
-from lakehouse.backup.signing import public_key_of
-from lakehouse.backup.vault import Vault
-from lakehouse.core.clock import Clock
-from lakehouse.core.errors import IntegrityError, LakehouseError, TransientError
+from sqlalchemy import column, delete, insert, inspect, select, table, text, update
+from sqlalchemy.exc import IntegrityError as Duplicate
+
+from lakehouse.core.errors import ConcurrentCommit, IntegrityError, TransientError
 from lakehouse.core.names import TableName
-from lakehouse.core.settings import CATALOG, Settings
-from lakehouse.engine.dropped import Checked, Dropped, Warehouse
-from lakehouse.engine.pointer import is_fork
-from lakehouse.ledger.watermark import open_catalog, reaching
+from lakehouse.core.settings import CATALOG
+from lakehouse.ledger.kept import KEPT_NAMESPACE, KEPT_PROPERTY
+from lakehouse.ledger.watermark import reaching
 
-Told = Callable[[str], None]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-_THREADS = 8
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Engine, TableClause
+
+_EXISTS = ("exists", "true")  # as Iceberg says it of a namespace without tables
+_TABLES = table(
+    "iceberg_tables",
+    *map(
+        column,
+        (
+            "catalog_name",
+            "table_namespace",
+            "table_name",
+            "metadata_location",
+            "previous_metadata_location",
+            "iceberg_type",
+        ),
+    ),
+)
+_PROPERTIES = table(
+    "iceberg_namespace_properties", *map(column, ("catalog_name", "namespace", "property_key", "property_value"))
+)
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the newest backup set says of the catalog: pointers of tables and of views, and its namespaces."""
+class Row:
+    """A table or a view of the catalog, and the metadata file that it is at."""
 
-    set_id: str
-    cut_at: datetime
-    tables: dict[str, str]
-    views: dict[str, str]
-    namespaces: tuple[tuple[str, str, str], ...]
+    table: TableName
+    kind: str
+    metadata_location: str
 
 
 @dataclass(frozen=True)
-class CatalogPlan:
-    """What comes back: tables, each with its metadata file, and views out of the set. ``left`` were dropped before it.
+class Change:
+    """A row that goes from the metadata file that was seen, '' for no row, to another."""
 
-    ``lost`` are tables of the set of which nothing is left in the warehouse.
+    table: TableName
+    kind: str
+    was: str
+    becomes: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a restore did to a table. ``kept`` is the name under which the other one of both stays, if there is one.
+
+    It is '' where the table was lost before, and nothing could be kept.
+
+    ``is_undone``: the table is what it was before the restore, and what was restored is kept.
     """
 
-    tables: tuple[Dropped, ...]
-    views: dict[str, str]
-    left: tuple[Dropped, ...]
-    lost: tuple[str, ...]
-    known: Known | None
+    restore: str
+    table: TableName
+    kind: str
+    kept: str
+    set_id: str
+    at: str
+    is_undone: bool = False
+
+    @property
+    def key(self) -> str:
+        """The property that says so."""
+        return f"{KEPT_PROPERTY}{self.restore}.{self.table}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "set": self.known.set_id if self.known else "",
-            "tables": [each.to_json() for each in self.tables],
-            "views": sorted(self.views),
-            "dropped_before": [str(each.table) for each in self.left],
-            "lost": list(self.lost),
-        }
+        return {**asdict(self), "table": str(self.table)}
 
 
-@dataclass(frozen=True)
-class Rebuilt:
-    """What came back, and what did not: tables of which files are gone, with the reason in words."""
+class Rows:
+    """The catalog's own tables, in whatever database they are."""
 
-    tables: tuple[Checked, ...]
-    views: tuple[str, ...]
-    failed: dict[str, str]
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
 
+    def prepare(self) -> None:
+        """Make the catalog's own tables where there are none: a database that is new, or was lost."""
+        from pyiceberg.catalog.sql import SqlCatalogBaseTable
 
-@dataclass(frozen=True)
-class CatalogRebuild:
-    """A warehouse whose catalog is to know its tables again."""
-
-    warehouse: Warehouse
-    known: Known | None
-
-    @classmethod
-    def open(cls, settings: Settings, clock: Clock) -> CatalogRebuild:
-        """That of the settings. The catalog's own tables are made where they are not there."""
-        catalog: Any = open_catalog(settings)
         with reaching("make the catalog's own tables"):
-            catalog.create_tables()
-        return cls(Warehouse.open(settings, catalog), newest_known(settings, clock))
+            SqlCatalogBaseTable.metadata.create_all(self.engine)
 
-    def plan(self) -> CatalogPlan:
-        """What would come back. Reads one metadata file of each table, many at a time."""
-        found = [each for each in _in_threads(self._candidate, self.warehouse.folders_unknown()) if each]
-        newest: dict[TableName, Dropped] = {}
-        left = []
-        for each in sorted(found, key=lambda one: one.updated_at):
-            if each.is_replaced:
-                continue
-            if self._was_dropped(each):
-                left.append(each)
-            else:
-                newest[each.table] = each
-        tables = tuple(newest[name] for name in sorted(newest))
-        return CatalogPlan(tables, self._views(), tuple(left), self._lost(found), self.known)
+    def read(self) -> dict[TableName, Row]:
+        """All rows, as of one moment."""
+        with self._begin("read the catalog") as work:
+            found = work.select(_TABLES) if work.is_there else []
+        rows = [
+            Row(TableName(each["table_namespace"], each["table_name"]), each["iceberg_type"], each["metadata_location"])
+            for each in found
+        ]
+        return {row.table: row for row in rows}
 
-    def _candidate(self, found: tuple[TableName, str]) -> Dropped | None:
-        """The table of a folder, by its last metadata file; by that of the set where that is newer."""
-        name, location = found
-        last = self.warehouse.last_metadata(location)
-        if last is None:
-            return None
-        one = self.warehouse.read(name, last, is_empty_too=True)
-        pointer = self.known.tables.get(str(name), "") if self.known else ""
-        if one is None or pointer in ("", last) or not pointer.startswith(f"{location}/"):
-            return one
+    def kept(self) -> list[Kept]:
+        """What restores noted, the newest first."""
+        with self._begin("read what restores noted") as work:
+            found = work.select(_PROPERTIES, namespace=KEPT_NAMESPACE) if work.is_there else []
+        values = [
+            json.loads(each["property_value"]) for each in found if each["property_key"].startswith(KEPT_PROPERTY)
+        ]
+        notes = [Kept(**{**value, "table": TableName.parse(value["table"])}) for value in values]
+        return sorted(sorted(notes, key=lambda note: note.table), key=lambda note: note.at, reverse=True)
+
+    def move(
+        self,
+        changes: Sequence[Change],
+        seen: Iterable[Row],
+        notes: Sequence[Kept],
+        namespaces: Iterable[tuple[str, str, str]],
+    ) -> None:
+        """Move all rows, or none. ``seen`` must be as they were. Raises :class:`ConcurrentCommit`."""
+        known = {*namespaces, (KEPT_NAMESPACE, *_EXISTS), *((each.table.namespace, *_EXISTS) for each in changes)}
+        kept = {note.table: note.kept for note in notes}
         try:
-            other = self.warehouse.read(name, pointer, is_empty_too=True)
-        except IntegrityError:
-            return one
-        return other if other and other.updated_at > one.updated_at else one
-
-    def _was_dropped(self, one: Dropped) -> bool:
-        """Whether somebody dropped it before the set was cut: the set does not have it, and it is older."""
-        if self.known is None or one.updated_at > self.known.cut_at:
-            return False
-        return not self.known.tables.get(str(one.table), "").startswith(f"{one.location}/")
-
-    def _views(self) -> dict[str, str]:
-        """Views of the set that the catalog does not know."""
-        if self.known is None:
-            return {}
-        there = _pointers(self.warehouse.catalog)
-        return {name: location for name, location in self.known.views.items() if name not in there}
-
-    def _lost(self, found: Iterable[Dropped]) -> tuple[str, ...]:
-        if self.known is None:
-            return ()
-        there = {str(each.table) for each in found} | _pointers(self.warehouse.catalog)
-        return tuple(sorted(name for name in self.known.tables if name not in there and not _is_fork(name)))
-
-    def carry_out(self, plan: CatalogPlan, told: Told = lambda _: None) -> Rebuilt:
-        """Look for the files of every table, and give it its row. One whose files are gone does not hold up others."""
-        failed: dict[str, str] = {}
-        done: list[Checked] = []
-
-        def bring(one: Dropped) -> None:
-            try:
-                checked = self.warehouse.check(one)
-                self.warehouse.bring_back(checked)
-                done.append(checked)
-            except TransientError:
+            with self._begin("move the catalog's pointers") as work:
+                for row in seen:
+                    work.require(row.table, row.metadata_location)
+                for namespace, key, value in sorted(known):
+                    work.note(namespace, key, value, is_new=True)
+                for change in changes:
+                    work.put(change.table, change.kind, change.was, change.becomes)
+                    if change.was and kept.get(change.table):
+                        work.put(TableName.parse(kept[change.table]), change.kind, "", change.was)
+                for note in notes:
+                    work.note(KEPT_NAMESPACE, note.key, json.dumps(note.to_json()))
+        except TransientError as error:
+            if isinstance(error, ConcurrentCommit) or not self._is_done(changes):
                 raise
-            except LakehouseError as error:
-                failed[str(one.table)] = error.what
-            told(f"{len(done)} of {len(plan.tables)} tables are back")
 
-        with reaching("make namespaces"):
-            for namespace in sorted({one.table.namespace for one in plan.tables}):
-                self.warehouse.catalog.create_namespace_if_not_exists(namespace)
-        _in_threads(bring, plan.tables)
-        views = self._bring_views(plan)
-        return Rebuilt(tuple(sorted(done, key=lambda each: str(each.dropped.table))), views, failed)
+    def _is_done(self, changes: Sequence[Change]) -> bool:
+        """Where the reply was lost, the rows tell whether they were moved: all of them or none."""
+        found = self.read()
+        return all(each.table in found and found[each.table].metadata_location == each.becomes for each in changes)
 
-    def _bring_views(self, plan: CatalogPlan) -> tuple[str, ...]:
-        """Views have no other trace than the set's: their rows, where their files are there; and namespaces."""
-        from sqlalchemy import text
+    def exchange(self, notes: Sequence[Kept]) -> None:
+        """Make each table what is kept of it, and keep what it was: all of them or none."""
+        with self._begin("exchange what is live and what is kept") as work:
+            for note in notes:
+                other = TableName.parse(note.kept)
+                live, kept = work.location(note.table), work.location(other)
+                work.put(note.table, note.kind, live, kept)
+                work.put(other, note.kind, kept, live)
+                work.note(KEPT_NAMESPACE, note.key, json.dumps({**note.to_json(), "is_undone": not note.is_undone}))
 
-        catalog: Any = self.warehouse.catalog
-        there = {name: location for name, location in plan.views.items() if self._is_there(location)}
-        view = text(
-            "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) "
-            "VALUES (:catalog, :namespace, :name, :location, 'VIEW') ON CONFLICT DO NOTHING"
-        )
-        space = text(
-            "INSERT INTO iceberg_namespace_properties (catalog_name, namespace, property_key, property_value) "
-            "VALUES (:catalog, :namespace, :key, :value) ON CONFLICT DO NOTHING"
-        )
-        with reaching("bring views back"), catalog.engine.begin() as connection:
-            for namespace, key, value in plan.known.namespaces if plan.known else ():
-                row = {"catalog": CATALOG, "namespace": namespace, "key": key, "value": value}
-                connection.execute(space, row)
-            for full, location in there.items():
-                namespace, _, name = full.rpartition(".")
-                values = {"catalog": CATALOG, "namespace": namespace, "name": name, "location": location}
-                connection.execute(view, values)
-        return tuple(sorted(there))
+    def forget(self, notes: Sequence[Kept]) -> None:
+        """Take what is kept out of the catalog. No file is touched."""
+        with self._begin("forget what is kept") as work:
+            for note in notes:
+                if note.kept:
+                    other = TableName.parse(note.kept)
+                    work.put(other, note.kind, work.location(other), "")
+                work.unnote(KEPT_NAMESPACE, note.key)
 
-    def _is_there(self, location: str) -> bool:
-        place = urlparse(location)
-        return self.warehouse.store.in_bucket(place.netloc).head(place.path.lstrip("/")) is not None
+    @contextmanager
+    def _begin(self, purpose: str) -> Iterator[_Work]:
+        with reaching(purpose), self.engine.begin() as connection:
+            yield _Work(connection)
 
 
-def newest_known(settings: Settings, clock: Clock) -> Known | None:
-    """What the newest complete set says of the catalog; None where there is no place for backups, or no set."""
-    if not settings.backup_bucket:
-        return None
-    vault = Vault.open(settings, clock.now())
-    ids = complete_ids(vault)
-    if not ids:
-        return None
-    manifest = load_set(vault, ids[-1], public_key_of(settings)).manifest
-    key = set_key(manifest.id, PLAN)
-    body = vault.get(key)
-    if hashlib.sha256(body).hexdigest() != manifest.plan_sha256:
-        raise IntegrityError("a set's plan is not the one that was signed", where=vault.store.where(key))
-    cut = SetPlan.from_json(body, vault.store.where(key))
-    by_kind: dict[str, dict[str, str]] = {"TABLE": {}, "VIEW": {}}
-    for pointer in cut.pointers:
-        by_kind[pointer.kind][pointer.table] = pointer.metadata_location
-    at = datetime.fromisoformat(cut.cut_at).astimezone(UTC)
-    return Known(manifest.id, at, by_kind["TABLE"], by_kind["VIEW"], cut.namespaces)
+@dataclass(frozen=True)
+class _Work:
+    """One transaction. '' stands for no row."""
+
+    connection: Connection
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the catalog has its own tables: it does not before Spark's first commit."""
+        return bool(inspect(self.connection).has_table(_TABLES.name))
+
+    @cached_property
+    def has_kind(self) -> bool:
+        """Whether the catalog tells tables from views: since version 1 of its own tables."""
+        return any(each["name"] == "iceberg_type" for each in inspect(self.connection).get_columns(_TABLES.name))
+
+    def select(self, of: TableClause, **where: str) -> list[dict[str, Any]]:
+        """Rows of this catalog as plain values."""
+        statement = select(text("*")).select_from(of).where(*_are(of, where))
+        rows = [dict(row) for row in self.connection.execute(statement).mappings()]
+        return [{**row, "iceberg_type": row.get("iceberg_type") or "TABLE"} for row in rows]
+
+    def location(self, table: TableName) -> str:
+        """Where a table's metadata is."""
+        found = self.select(_TABLES, table_namespace=table.namespace, table_name=table.name)
+        return str(found[0]["metadata_location"]) if found else ""
+
+    def require(self, table: TableName, seen: str) -> None:
+        """Raise :class:`ConcurrentCommit` unless a table is where it was seen."""
+        if self.location(table) != seen:
+            raise _moved(table)
+
+    def put(self, table: TableName, kind: str, was: str, becomes: str) -> None:
+        """Set a row that is where it was seen. Raises :class:`ConcurrentCommit` where it is not."""
+        name = {"table_namespace": table.namespace, "table_name": table.name}
+        values = {"metadata_location": becomes, "previous_metadata_location": was or None}
+        values |= {"iceberg_type": kind} if self.has_kind else {}
+        here = _are(_TABLES, {**name, "metadata_location": was})
+        if was == becomes:
+            self.require(table, was)
+        elif not was:
+            self._insert(table, {"catalog_name": CATALOG, **name, **values})
+        else:
+            change = update(_TABLES).where(*here).values(values) if becomes else delete(_TABLES).where(*here)
+            if self.connection.execute(change).rowcount != 1:
+                raise _moved(table)
+
+    def _insert(self, table: TableName, values: Mapping[str, str | None]) -> None:
+        try:
+            self.connection.execute(insert(_TABLES).values(values))
+        except Duplicate:
+            raise _moved(table) from None
+
+    def note(self, namespace: str, key: str, value: str, *, is_new: bool = False) -> None:
+        """Set a property of a namespace; with ``is_new``, only one that it does not have."""
+        row = {"namespace": namespace, "property_key": key}
+        if not self.select(_PROPERTIES, **row):
+            values = {"catalog_name": CATALOG, **row, "property_value": value}
+            self.connection.execute(insert(_PROPERTIES).values(values))
+        elif not is_new:
+            self.connection.execute(update(_PROPERTIES).where(*_are(_PROPERTIES, row)).values(property_value=value))
+
+    def unnote(self, namespace: str, key: str) -> None:
+        """Take a property away."""
+        here = _are(_PROPERTIES, {"namespace": namespace, "property_key": key})
+        self.connection.execute(delete(_PROPERTIES).where(*here))
 
 
-def _pointers(catalog: Any) -> set[str]:
-    from sqlalchemy import text
-
-    statement = text("SELECT table_namespace, table_name FROM iceberg_tables WHERE catalog_name = :catalog")
-    with reaching("read the catalog"), catalog.engine.connect() as connection:
-        return {f"{namespace}.{name}" for namespace, name in connection.execute(statement, {"catalog": CATALOG})}
+def _are(of: TableClause, values: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    """That a row of this catalog has these values."""
+    return [of.c[name] == value for name, value in {"catalog_name": CATALOG, **values}.items()]
 
 
-def _is_fork(name: str) -> bool:
-    namespace, _, bare = name.rpartition(".")
-    return is_fork(TableName(namespace, bare))
+def require_stands(rows: Mapping[TableName, Row], changes: Sequence[Change]) -> None:
+    """Raise :class:`IntegrityError` unless the catalog says what it was told."""
+    for each in changes:
+        found = rows.get(each.table)
+        if found is None or found.metadata_location != each.becomes:
+            raise IntegrityError(
+                f"an update of {each.table} was acknowledged and is not what stands",
+                where=f"expected {each.becomes}, found {found.metadata_location if found else 'nothing'}",
+                todo="stop all writers of the table and compare both metadata files",
+            )
 
 
-def _in_threads(act: Callable[[Item], Result], items: Sequence[Item] | Iterable[Item]) -> list[Result]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(act, items))
+def _moved(table: TableName) -> ConcurrentCommit:
+    return ConcurrentCommit(
+        f"{table} changed since the restore was planned",
+        untouched="every table; files that were brought back stay, and are not copied again",
+        todo="look again with --dry-run, and say what it says then",
+    )

@@ -21,15 +21,21 @@ _NOT_YET = ("503", "XMinioServerNotInitialized", "ServerNotInitialized", "Servic
 
 def client(settings: Settings) -> S3Client:
     """A client for the settings' server."""
+    secret = settings.s3_secret_access_key.get_secret_value()
+    return client_at(settings.s3_endpoint, settings.s3_region, settings.s3_access_key_id, secret)
+
+
+def client_at(endpoint: str, region: str, key_id: str, secret: str) -> S3Client:
+    """A client for any server; it waits for no answer for long."""
     import boto3
     from botocore.config import Config
 
     return boto3.client(
         "s3",
-        endpoint_url=settings.s3_endpoint or None,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id or None,
-        aws_secret_access_key=settings.s3_secret_access_key.get_secret_value() or None,
+        endpoint_url=endpoint or None,
+        region_name=region,
+        aws_access_key_id=key_id or None,
+        aws_secret_access_key=secret or None,
         config=Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 1}, s3={"addressing_style": "path"}),
     )
 
@@ -39,37 +45,38 @@ def buckets_of(settings: Settings) -> tuple[str, ...]:
     return settings.landing_bucket, settings.warehouse_bucket
 
 
-def create(settings: Settings, timeout_seconds: float = 30.0) -> None:
+def create(settings: Settings) -> None:
     """Create the buckets unless they exist, waiting for a server that is only just starting."""
+    s3 = client(settings)
+    for bucket in buckets_of(settings):
+        create_one(s3, bucket)
+
+
+def create_one(s3: S3Client, bucket: str, *, is_locking: bool = False, timeout_seconds: float = 30.0) -> None:
+    """Create a bucket unless it exists, with object lock if that is wanted, waiting for a server that is starting."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    s3 = client(settings)
     deadline = time.monotonic() + timeout_seconds
-    for bucket in buckets_of(settings):
-        while True:
-            try:
-                _create_one(s3, bucket)
-                break
-            except ClientError as error:
-                if _code(error) not in _NOT_YET or time.monotonic() > deadline:
-                    raise _refused(settings, bucket, _code(error)) from None
-            except BotoCoreError as error:
-                raise _refused(settings, bucket, str(error)) from None
-            time.sleep(_POLL_SECONDS)
+    while True:
+        try:
+            if not exists(s3, bucket):
+                s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=is_locking)
+            return
+        except ClientError as error:
+            if code_of(error) not in _NOT_YET or time.monotonic() > deadline:
+                raise _refused(s3, bucket, code_of(error)) from None
+        except BotoCoreError as error:
+            raise _refused(s3, bucket, str(error)) from None
+        time.sleep(_POLL_SECONDS)
 
 
-def _create_one(s3: S3Client, bucket: str) -> None:
-    if not _exists(s3, bucket):
-        s3.create_bucket(Bucket=bucket)
-
-
-def _exists(s3: S3Client, bucket: str) -> bool:
+def exists(s3: S3Client, bucket: str) -> bool:
     from botocore.exceptions import ClientError
 
     try:
         s3.head_bucket(Bucket=bucket)
     except ClientError as error:
-        if _code(error) in _MISSING:
+        if code_of(error) in _MISSING:
             return False
         raise
     return True
@@ -81,23 +88,24 @@ def problem(settings: Settings) -> str:
 
     try:
         s3 = client(settings)
-        missing = [bucket for bucket in buckets_of(settings) if not _exists(s3, bucket)]
+        missing = [bucket for bucket in buckets_of(settings) if not exists(s3, bucket)]
     except ClientError as error:
-        return f"it refuses the credentials or the request ({_code(error)})"
+        return f"it refuses the credentials or the request ({code_of(error)})"
     except (BotoCoreError, ValueError) as error:
         return f"it does not answer ({type(error).__name__})"
     return f"it has no bucket {' and '.join(missing)}" if missing else ""
 
 
-def _code(error: Exception) -> str:
+def code_of(error: Exception) -> str:
+    """The name that S3 gives an error, '' for other errors."""
     response = getattr(error, "response", {})
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def _refused(settings: Settings, bucket: str, reason: str) -> StackError:
+def _refused(s3: S3Client, bucket: str, reason: str) -> StackError:
     return StackError(
         f"bucket {bucket} cannot be created: {reason}",
-        where=settings.s3_endpoint,
+        where=s3.meta.endpoint_url,
         todo="see whose server answers there; `lakehouse status` shows ours",
     )
 

@@ -117,6 +117,27 @@ def check_server(name: str, address: str, problem: str) -> Check:
     return Check(name, "fail", f"{address}: {problem}", "run `lakehouse up`, or correct the LAKEHOUSE_* settings")
 
 
+def check_backups(place: str, problem: str, weaknesses: Sequence[str]) -> Check:
+    """Backups must have a place, which can be used, and where nobody who writes them can destroy them."""
+    if not place:
+        todo = "run `lakehouse up` with MinIO, or set LAKEHOUSE_BACKUP_*"
+        return Check("backups", "warn", "there is no place for backups", todo)
+    if problem:
+        return Check("backups", "fail", f"{place}: {problem}", "run `lakehouse up`, or correct LAKEHOUSE_BACKUP_*")
+    if weaknesses:
+        todo = "see docs/backup.md: a bucket with object lock, and an identity that cannot delete"
+        return Check("backups", "warn", f"{place}: {' and '.join(weaknesses)}", todo)
+    return Check("backups", "ok", f"{place}: locked, and who writes cannot delete")
+
+
+def check_backup_disk(folder: Path, is_own: bool) -> Check:
+    """A disk that fails takes everything on it."""
+    if is_own:
+        return Check("backups disk", "ok", f"{folder} is on a disk of its own")
+    todo = "set LAKEHOUSE_BACKUP_DATA to a folder on another disk, or LAKEHOUSE_BACKUP_S3_* to another machine"
+    return Check("backups disk", "warn", f"{folder} is on the disk of the lake: both are lost with it", todo)
+
+
 def check_stand_in(kind: str) -> Check:
     """The stand-in keeps nothing."""
     if kind != "moto":

@@ -1,7 +1,8 @@
 """Generated credentials: made once, kept across ``down`` and ``up``, in files that only their owner can read.
 
 ``stack.admin.env`` holds every secret of the local servers. ``stack.env`` holds what jobs need, as ``LAKEHOUSE_*``
-lines, and is derived from it and from the servers' ports.
+lines, and is derived from it and from the servers' ports. The root credentials of the server of backups stand in the
+first only: no job knows them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,29 @@ _ADMIN_NAMES = (
     "S3_SECRET_ACCESS_KEY",
     "CONNECT_TOKEN",
     "CONNECT_READER_TOKEN",
+    "BACKUP_ROOT_ACCESS_KEY_ID",
+    "BACKUP_ROOT_SECRET_ACCESS_KEY",
+    "BACKUP_WRITER_SECRET_ACCESS_KEY",
+    "BACKUP_PRUNER_SECRET_ACCESS_KEY",
+    "BACKUP_READER_SECRET_ACCESS_KEY",
 )
+_SIGNING_KEY = "BACKUP_SIGNING_KEY"
 _SECRET_BYTES = 24
+
+
+@dataclass(frozen=True)
+class BackupSecrets:
+    """Of the server of backups: its root, the three identities that work with it, and the key that signs sets."""
+
+    root_key_id: str = ""
+    root_secret: str = field(repr=False, default="")
+    writer: str = field(repr=False, default="")
+    pruner: str = field(repr=False, default="")
+    reader: str = field(repr=False, default="")
+    signing_key: str = field(repr=False, default="")
+    writer_id: str = "backup-writer"
+    pruner_id: str = "backup-pruner"
+    reader_id: str = "backup-reader"
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Credentials:
     connect_token: str = field(repr=False)
     connect_reader_token: str = field(repr=False)
     airflow_secret: str = field(repr=False, default="")
+    backups: BackupSecrets = field(repr=False, default=BackupSecrets())  # noqa: RUF009 - a frozen value
 
     def derived(self, purpose: str) -> str:
         """A secret for one purpose of Airflow: 32 bytes as 43 letters and digits, ``-`` and ``_``."""
@@ -74,6 +97,8 @@ def load_or_create(settings: Settings) -> Credentials:
     kept = read_env(admin_path(settings.home))
     full = {name: kept.get(name) or secrets.token_urlsafe(_SECRET_BYTES) for name in _ADMIN_NAMES}
     full = {name: value.lstrip("-_") if name not in kept else value for name, value in full.items()}
+    # An Ed25519 key is any 32 bytes; this is how `lakehouse backup key` writes them.
+    full[_SIGNING_KEY] = kept.get(_SIGNING_KEY) or secrets.token_urlsafe(32)
     if full != kept:
         write_env(admin_path(settings.home), full, "Secrets of the local servers. Kept: without them, no way in.")
     return _with_settings(full, settings)
@@ -97,6 +122,14 @@ def _with_settings(kept: dict[str, str], settings: Settings) -> Credentials:
         settings.connect_token.get_secret_value() or kept["CONNECT_TOKEN"],
         settings.connect_reader_token.get_secret_value() or kept["CONNECT_READER_TOKEN"],
         kept["AIRFLOW_SECRET"],
+        BackupSecrets(
+            kept["BACKUP_ROOT_ACCESS_KEY_ID"],
+            kept["BACKUP_ROOT_SECRET_ACCESS_KEY"],
+            kept["BACKUP_WRITER_SECRET_ACCESS_KEY"],
+            kept["BACKUP_PRUNER_SECRET_ACCESS_KEY"],
+            kept["BACKUP_READER_SECRET_ACCESS_KEY"],
+            settings.backup_signing_key.get_secret_value() or kept[_SIGNING_KEY],
+        ),
     )
 
 
@@ -145,6 +178,11 @@ def write_stack_env(home: Path, lines: dict[str, str]) -> None:
     """Write ``stack.env`` unless it says the same already."""
     if read_stack_env(home) != lines:
         write_env(env_path(home), lines, "Written by `lakehouse up`; the environment wins over it.")
+
+
+def remembered_backup_port(home: Path) -> int:
+    """The port that the server of backups had last, 0 when there was none."""
+    return urlparse(read_stack_env(home).get("LAKEHOUSE_BACKUP_S3_ENDPOINT", "")).port or 0
 
 
 def remembered_s3_port(home: Path) -> int:

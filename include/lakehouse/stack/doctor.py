@@ -18,7 +18,7 @@ from packaging.markers import InvalidMarker, Marker
 from lakehouse.core.jars import pinned_jars
 from lakehouse.core.java import java_program
 from lakehouse.core.settings import PROJECT_ROOT, Settings
-from lakehouse.stack import buckets, checks, external, local, ports, postgres
+from lakehouse.stack import backup_access, backups, buckets, checks, external, local, ports, postgres, supervisor
 from lakehouse.stack.checks import Check
 from lakehouse.stack.credentials import admin_path, env_path
 from lakehouse.stack.java import java_version
@@ -40,6 +40,7 @@ def run_checks(settings: Settings) -> tuple[Check, ...]:
         *_credentials(settings),
         *_ports(settings),
         *_servers(settings),
+        *_backups(settings),
     )
 
 
@@ -101,6 +102,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
     asked = {
         "LAKEHOUSE_POSTGRES_PORT": "postgresql",
         "LAKEHOUSE_S3_PORT": "s3",
+        "LAKEHOUSE_BACKUP_S3_PORT": "backups",
         "LAKEHOUSE_CONNECT_PORT": "spark",
         "LAKEHOUSE_CONNECT_READER_PORT": "spark, read-only",
         "LAKEHOUSE_AIRFLOW_PORT": "airflow",
@@ -120,7 +122,22 @@ def _servers(settings: Settings) -> Iterator[Check]:
     yield checks.check_server("s3 buckets", s3.address or "s3", _why(s3) or buckets.problem(settings))
     yield checks.check_skew("s3", None if _why(s3) else _s3_skew(settings))
     for other in others:
-        yield checks.check_server(other.name, other.address or other.name, _why(other))
+        if other.kind != backups.KIND:  # which is used, not only looked at
+            yield checks.check_server(other.name, other.address or other.name, _why(other))
+
+
+def _backups(settings: Settings) -> Iterator[Check]:
+    """Whether they can be written, by whom they can be destroyed, and whether they share the lake's fate."""
+    place = f"s3://{settings.backup_bucket}" if settings.backup_bucket else ""
+    if place and (endpoint := settings.backup_s3_endpoint or settings.s3_endpoint):
+        place += f" at {endpoint}"
+    problem = backup_access.problem(settings) if place else ""
+    is_usable = bool(place) and not problem
+    yield checks.check_backups(place, problem, backup_access.weaknesses(settings) if is_usable else ())
+    server = backups.identity(settings)
+    if supervisor.current(server):
+        is_own = server.data.stat().st_dev != settings.home.stat().st_dev
+        yield checks.check_backup_disk(server.data, is_own)
 
 
 def _why(server: ServerStatus) -> str:

@@ -1,4 +1,5 @@
-"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL, an S3 server, Spark Connect and Airflow, on loopback.
+"""``up``, ``down`` and ``status`` of the local stack: PostgreSQL, an S3 server and one for backups, Spark Connect and
+Airflow, on loopback.
 
 A server that the settings place elsewhere is never started or stopped, only checked.
 """
@@ -8,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,6 +26,7 @@ from lakehouse.core.spark_place import OWN_PROCESS, OWN_SERVER
 from lakehouse.stack import (
     airflow,
     archiving,
+    backups,
     buckets,
     connect,
     credentials,
@@ -44,6 +48,7 @@ from lakehouse.stack.supervisor import Identity, Launch
 _LOCK_SECONDS = 2400.0
 _KEPT_LINES = ("LAKEHOUSE_AIRFLOW_URL",)
 _MINIO_STOP = ((signal.SIGTERM, 15.0),)
+_WRITING = threading.Lock()
 _STAND_IN = (
     "moto stands in for MinIO: it keeps data in MEMORY ONLY, and loses it when it stops. It is for trying out, "
     "never for data that matters"
@@ -81,6 +86,7 @@ def up(
         lines = {name: was[name] for name in _KEPT_LINES if name in was}
         _postgres_up(settings, kept, lines)
         _s3_up(settings, kept, lines, console)
+        lines.update(backups.key_line(settings, kept))
         _archive_log(_as_written(settings, lines))
         settings = _spark_up(settings, kept, lines, asked=spark)
         credentials.write_stack_env(home, lines)
@@ -98,7 +104,7 @@ def down(settings: Settings) -> Stopped:
         return Stopped(())
     with holding_stack(settings.home):
         postgres.clear_restoring(settings.home)
-        stopped = _stop(settings.home, identities(settings.home))
+        stopped = _stop(settings.home, (*identities(settings.home), backups.identity(settings)))
     return Stopped(stopped)
 
 
@@ -139,6 +145,7 @@ def status(settings: Settings) -> StackStatus:
     servers: tuple[ServerStatus, ...] = (
         external.postgres_status(settings) if external.is_postgres_external(settings) else _local_status(postgresql),
         external.s3_status(settings) if external.is_s3_external(settings) else _local_status(s3_server),
+        *_backups_status(settings),
         *_airflow_status(settings.home),
     )
     if settings.spark_master == OWN_SERVER or connect.are_wanted(settings, asked=False):
@@ -161,6 +168,13 @@ def _local_status(identity: Identity) -> ServerStatus:
     return ServerStatus(identity.name, identity.kind, "up", address, record.pid, str(identity.data))
 
 
+def _backups_status(settings: Settings) -> tuple[ServerStatus, ...]:
+    """The server of backups is one of ours wherever the lake's MinIO is. Another place is none of this stack's."""
+    identity = backups.identity(settings)
+    is_ours = supervisor.current(identities(settings.home)[1]) is not None and not backups.is_external(settings)
+    return (_local_status(identity),) if is_ours or supervisor.current(identity) else ()
+
+
 def _airflow_status(home: Path) -> tuple[ServerStatus, ...]:
     """Airflow is one of the servers once it was started, until `down`."""
     identity = airflow.identity(home)
@@ -177,8 +191,9 @@ def _remember(home: Path, lines: dict[str, str], new: Callable[[int], dict[str, 
     """Write a server's port and credentials down before it starts, so that a cut start can be taken up again."""
 
     def write(port: int) -> None:
-        lines.update(new(port))
-        credentials.write_stack_env(home, {**credentials.read_stack_env(home), **lines})
+        with _WRITING:
+            lines.update(new(port))
+            credentials.write_stack_env(home, {**credentials.read_stack_env(home), **lines})
 
     return write
 
@@ -236,12 +251,26 @@ def _s3_up(settings: Settings, kept: Credentials, lines: dict[str, str], console
     if external.is_s3_external(settings):
         supervisor.ensure_down(minio_server)
         supervisor.ensure_down(moto_server)
+        _backups_up(settings, kept, lines, None)
         return
     program = _s3_program(settings, minio_server, moto_server, console)
     identity, other = (minio_server, moto_server) if program else (moto_server, minio_server)
     supervisor.ensure_down(other)
     remember = _remember(settings.home, lines, lambda port: credentials.s3_lines(kept, port))
-    supervisor.ensure_up(identity, _s3_launch(settings, kept, identity, program), remember)
+    with ThreadPoolExecutor(1) as beside:
+        second = beside.submit(_backups_up, settings, kept, lines, program)
+        supervisor.ensure_up(identity, _s3_launch(settings, kept, identity, program), remember)
+        second.result()
+
+
+def _backups_up(settings: Settings, kept: Credentials, lines: dict[str, str], program: Path | None) -> None:
+    """The server of backups beside a MinIO of ours; beside nothing else, and not where backups go elsewhere."""
+    identity = backups.identity(settings)
+    if program is None or backups.is_external(settings):
+        supervisor.ensure_down(identity)
+        return
+    remember = _remember(settings.home, lines, lambda port: backups.lines(settings, kept, port))
+    supervisor.ensure_up(identity, backups.launch(settings, kept, program), remember)
 
 
 def _s3_program(
@@ -310,7 +339,7 @@ def _make_folder(data: Path) -> User | None:
 
 def _s3_command(identity: Identity, program: Path | None, port: int) -> list[str]:
     if program:
-        return minio.command(program, identity.data, port, ports.any_free())
+        return minio.command(program, identity.data, port, ports.any_free(), identity.home / "minio-certs")
     return [sys.executable, "-m", "lakehouse.stack.moto_server", str(port), str(identity.data)]
 
 

@@ -100,7 +100,7 @@ def _run_go(go: str, folder: Path, console: Console | None) -> str:
     return "; ".join(said)
 
 
-def command(program: Path, data: Path, port: int, console_port: int) -> list[str]:
+def command(program: Path, data: Path, port: int, console_port: int, certificates: Path) -> list[str]:
     """The server's command line. Its certificates' folder is its own, lest a person's own ones switch it to TLS."""
     return [
         str(program),
@@ -110,7 +110,7 @@ def command(program: Path, data: Path, port: int, console_port: int) -> list[str
         "--console-address",
         f"127.0.0.1:{console_port}",
         "--certs-dir",
-        str(data.parent / "minio-certs"),
+        str(certificates),
         str(data),
     ]
 

@@ -23,6 +23,10 @@ Servers of your own: set `LAKEHOUSE_S3_SERVER=external` with `LAKEHOUSE_S3_ENDPO
 `lakehouse up` then starts nothing in their place and checks that they can be used; `lakehouse doctor` tells what is
 wrong.
 
+For backups `lakehouse up` starts a second MinIO beside its own; `LAKEHOUSE_BACKUP_DATA` says on which disk. With
+`LAKEHOUSE_BACKUP_S3_ENDPOINT`, or `LAKEHOUSE_BACKUP_SERVER=external` for AWS, they go somewhere else:
+[backup.md](backup.md).
+
 This page is made from the settings by `python -m lakehouse.stack.settings_page`; a test compares the two.
 
 | variable | default | meaning |

@@ -19,18 +19,22 @@ Signals = Sequence[tuple[signal.Signals, float]]
 
 @dataclass(frozen=True)
 class Identity:
-    """How one of our servers is told from any other process: its program and its data folder."""
+    """How one of our servers is told from any other process: its program and its data folder.
+
+    ``folder`` is where its data are if not in the home.
+    """
 
     name: str
     kind: str
     program: str
     home: Path
     stop_signals: Signals
+    folder: Path | None = None
 
     @property
     def data(self) -> Path:
         """The server's data folder."""
-        return self.home / self.kind
+        return self.folder or self.home / self.kind
 
     @property
     def log(self) -> Path:

@@ -1,0 +1,80 @@
+"""A lake of its own, in a home of its own, as a newcomer makes it with the commands of the README."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.recovery.runbook import Shell
+from tests.recovery.world import Moment, moment
+
+from lakehouse.core.settings import PROJECT_ROOT, Settings, load_settings
+
+FIRST_DAYS = 3
+SIZE = "0.05"
+
+
+@dataclass
+class Home:
+    """A home with a native stack, and a shell in which `lakehouse` works on it."""
+
+    folder: Path
+    shell: Shell
+    days: int = 0
+
+    @property
+    def settings(self) -> Settings:
+        """What the home's own files say now."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("LAKEHOUSE_") and name != "LAKEHOUSE_CACHE"]:
+                patch.delenv(name)
+            for name, value in self.shell.environment.items():
+                if name.startswith("LAKEHOUSE_"):
+                    patch.setenv(name, value)
+            return load_settings()
+
+    def say(self, command: str) -> str:
+        """A command that has to succeed; returns what it printed."""
+        code, printed = self.shell.run(command)
+        assert code == 0, f"{command}\n{printed}"
+        return printed
+
+    def grow(self, days: int = 1) -> None:
+        """So many days of sample data arrive, and land; nobody has run anything."""
+        self.days += days
+        self.say(f"lakehouse sample --days {self.days} --size {SIZE} --clean --json")
+        self.say("lakehouse land --json")
+
+    def look(self, *, snapshots: bool = True) -> Moment:
+        """What every table says now."""
+        return moment(self.settings, snapshots=snapshots)
+
+
+def new_home(folder: Path) -> Home:
+    """An empty home in this folder. Nothing of the caller's environment reaches it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    if "LAKEHOUSE_CACHE" in os.environ:
+        kept["LAKEHOUSE_CACHE"] = os.environ["LAKEHOUSE_CACHE"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**kept, "LAKEHOUSE_HOME": str(folder / "home"), "PATH": path}
+    return Home(folder, Shell(PROJECT_ROOT, environment))
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Home]:
+    """A lake that took some days, with its servers up."""
+    with tempfile.TemporaryDirectory(prefix="lakehouse-recovery-") as folder:
+        os.chmod(folder, 0o711)  # noqa: S103 - PostgreSQL's user must be able to enter
+        made = new_home(Path(folder))
+        try:
+            made.say("lakehouse up")
+            made.grow(FIRST_DAYS)
+            made.say("lakehouse run --json")
+            yield made
+        finally:
+            made.shell.run("lakehouse down")
