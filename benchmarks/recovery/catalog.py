@@ -69,7 +69,7 @@ def measure(settings: Settings, count: int, commits: int) -> dict[str, Any]:
     lose(catalog)
     began, cpu = time.monotonic(), _cpu_of_children()
     command = [sys.executable, "-m", "lakehouse.cli.main", "undrop", "--all", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds = time.monotonic() - began
     told = json.loads(done.stdout)
     assert sorted(told["back"]) == sorted(names)

@@ -164,8 +164,8 @@ def test_there_and_back_between_moments(machine: Machine, monkeypatch: pytest.Mo
     first = moment()
     machine.append(3)
     second = moment()
+    machine.sql("postgres", "DROP DATABASE lakehouse_catalog WITH (FORCE)")  # the first commit after the moment
     machine.sql("lakehouse_airflow", "INSERT INTO dag_run VALUES (4)")
-    machine.sql("postgres", "DROP DATABASE lakehouse_catalog WITH (FORCE)")
 
     gone = databases.plan_databases(machine.settings, SystemClock())
     with pytest.raises(IntegrityError, match="there was no database lakehouse_catalog"):
@@ -321,9 +321,9 @@ def test_pruning_keeps_what_the_last_verified_one_needs(machine: Machine) -> Non
     # Where a key had been written again, its former version is the one that is seen now, and goes, too.
     while not (plan := plan_base_prune(later, none, public_key_of(machine.settings))).is_empty:
         assert not plan.going and run_base_prune(later, plan) == 0
+    before = moment()
     machine.sql("postgres", "DROP DATABASE lakehouse_catalog WITH (FORCE)")
-    dropped = machine.sql("postgres", "SELECT now()")[0][0]
-    machine.restore(dropped - timedelta(seconds=1))
+    machine.restore(before)
     machine.up()
     assert machine.content() == wanted
 

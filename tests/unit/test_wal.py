@@ -23,6 +23,7 @@ from lakehouse.backup.wal import Archived, Chain, Fork
 from lakehouse.cli.main import app
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
+from lakehouse.recovery import wal_target
 from lakehouse.recovery.databases import _timeline_at, differ
 from lakehouse.stack import archiving, postgres
 
@@ -216,3 +217,19 @@ def test_undrop_takes_a_table_or_all() -> None:
     for words in (["undrop"], ["undrop", "silver.x", "--all"], ["undrop", "--all", "--metadata", "s3://b/x"]):
         failed = CliRunner().invoke(app, words)
         assert isinstance(failed.exception, SettingsError) and "name a table" in str(failed.exception)
+
+
+def test_the_place_of_a_moment_is_after_the_last_commit_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [wal_target.Commit(f"0/{n}", AT + timedelta(seconds=n)) for n in (1, 2, 5)]
+    monkeypatch.setattr(wal_target, "read_commits", lambda segments: commits[len(commits) - len(segments) :])
+    segments = [Path("a"), Path("b"), Path("c")]
+
+    def place(second: int, first: int = 0) -> tuple[str, bool]:
+        found = wal_target.find_place(segments, first, AT + timedelta(seconds=second))
+        return found.lsn, found.is_passed
+
+    assert place(2) == ("0/2", True), "what was committed at the moment is in"
+    assert place(4) == ("0/2", True)
+    assert place(9) == ("0/5", False), "nothing is known to have happened after it"
+    assert place(0) == ("", True), "before the first commit"
+    assert place(1, first=2) == ("0/1", True), "looked for further back where the last segments begin after it"

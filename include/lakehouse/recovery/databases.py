@@ -30,7 +30,8 @@ from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.recovery.base_backup import require_ours
-from lakehouse.recovery.private_server import EndsBefore, Target, connect, recovered
+from lakehouse.recovery.private_server import AT_ONCE, Target, connect, recovered
+from lakehouse.recovery.wal_target import Place, find_place
 from lakehouse.stack import archiving, credentials, local, postgres, roles
 from lakehouse.stack.accounts import let_enter, server_user
 from lakehouse.stack.processes import User
@@ -42,6 +43,9 @@ Told = Callable[[str], None]
 Pointers = dict[str, str]
 """The catalog: metadata file by name of table or view."""
 _THREADS = 8
+_BEFORE = 3  # segments that were archived before a moment and are looked through for the last commit before it
+# Without those that were being dropped at that moment: nobody can open them.
+_DATABASES = "SELECT datname FROM pg_database WHERE datconnlimit <> -2"
 _POINTERS = "SELECT table_namespace, table_name, metadata_location FROM iceberg_tables WHERE catalog_name = %s"
 
 
@@ -246,17 +250,27 @@ def _recover(
     _fetch(vault, plan, workplace / "wal")
     _take_unarchived(_data(settings), data, plan.base)
     _give(workplace, user)
-    moment = plan.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00") if plan.at else ""
+    place = _place(plan, workplace) if plan.at else None
     log.unlink(missing_ok=True)
     told("following the log")
-    try:
-        return _look_into(settings, data, workplace / "wal", Target(moment, plan.timeline), user, log, passwords), True
-    except (
-        EndsBefore
-    ):  # nothing after the last commit that is known: that is how it was at the moment, as far as we know
-        log.unlink(missing_ok=True)
-        target = Target("", plan.timeline)
-        return _look_into(settings, data, workplace / "wal", target, user, log, passwords), False
+    target = Target(plan.timeline, "" if place is None else place.lsn or AT_ONCE)
+    look = _look_into(settings, data, workplace / "wal", target, user, log, passwords)
+    return look, place is None or place.is_passed
+
+
+def _place(plan: Plan, workplace: Path) -> Place:
+    """Where the moment is in the log: in what was archived around it, and in what was not archived yet."""
+    at = cast(datetime, plan.at)
+    archive = [workplace / "wal" / f"{file.name}{wal.SUFFIX}" for file in plan.files]
+    last = wal.segment_of(plan.files[-1].name, plan.base.segment_bytes) if plan.files else None
+    begin = last[1] + 1 if last else plan.base.first_segment
+    tail = []
+    for file in sorted((workplace / "data" / "pg_wal").iterdir()):
+        found = wal.segment_of(file.name, plan.base.segment_bytes)
+        if found and found[0] == plan.timeline and found[1] >= begin:
+            tail.append(file)
+    after = next((number for number, file in enumerate(plan.files) if file.at > at), len(plan.files))
+    return find_place([*archive, *tail], max(0, after - _BEFORE), at)
 
 
 def _look_into(
@@ -286,7 +300,7 @@ def _look_into(
 def look_at(settings: Settings, socket: Path) -> Look:
     """Open every database of the lakehouse, and read what matters in it."""
     with connect(socket, "postgres") as server:
-        there = {row[0] for row in server.execute("SELECT datname FROM pg_database").fetchall()}
+        there = {row[0] for row in server.execute(_DATABASES).fetchall()}
         last = server.execute("SELECT pg_last_xact_replay_timestamp()").fetchone()
     wanted = tuple(roles.owners_of(settings))
     pointers: Pointers = {}
@@ -361,7 +375,7 @@ def unpack(vault: Vault, base: Base, data: Path) -> None:
     data.mkdir(mode=0o700)
     with tarfile.open(fileobj=cast(BinaryIO, _Unpacking(_bodies(vault, base))), mode="r|") as tar:
         for member in tar:
-            _place(tar, member, data)
+            _put(tar, member, data)
 
 
 def _bodies(vault: Vault, base: Base) -> Iterator[bytes]:
@@ -393,7 +407,7 @@ class _Unpacking:
         return data
 
 
-def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, data: Path) -> None:
+def _put(tar: tarfile.TarFile, member: tarfile.TarInfo, data: Path) -> None:
     """Put one file of a data folder where it belongs: below it, with nobody else's rights."""
     parts = Path(member.name).parts
     if member.name.startswith("/") or ".." in parts or not (member.isdir() or member.isfile()):

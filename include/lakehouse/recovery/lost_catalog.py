@@ -155,6 +155,9 @@ class CatalogRebuild:
                 failed[str(one.table)] = error.what
             told(f"{len(done)} of {len(plan.tables)} tables are back")
 
+        with reaching("make namespaces"):
+            for namespace in sorted({one.table.namespace for one in plan.tables}):
+                self.warehouse.catalog.create_namespace_if_not_exists(namespace)
         _in_threads(bring, plan.tables)
         views = self._bring_views(plan)
         return Rebuilt(tuple(sorted(done, key=lambda each: str(each.dropped.table))), views, failed)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import psycopg
 
 _PORT = 5432  # of the socket's name only
-_SHORT = "recovery ended before configured recovery target was reached"
+AT_ONCE = "immediate"
+"""The earliest place at which a base backup can be opened."""
 _IS_FATAL = re.compile(r"(FATAL|PANIC):  (?!the database system is)")
 _POLL_SECONDS = 0.2
 _SECONDS = 6 * 3600.0
@@ -36,14 +37,10 @@ _SECONDS = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Target:
-    """Where a recovery ends: at a moment as PostgreSQL writes it, or '' for the end of the log, on a timeline."""
+    """Where a recovery ends on a timeline: after the commit at a place in the log, or '' for the log's end."""
 
-    moment: str
     timeline: int
-
-
-class EndsBefore(Exception):
-    """The log ends before the moment."""
+    lsn: str = ""
 
 
 def connect(socket: Path, database: str) -> psycopg.Connection:
@@ -59,8 +56,7 @@ def connect(socket: Path, database: str) -> psycopg.Connection:
 def recovered(data: Path, wal: Path, target: Target, user: User | None, log: Path) -> Iterator[Path]:
     """Recover a data folder, and let it be looked at through the socket in the folder that is returned.
 
-    Raises :class:`EndsBefore` where the log does not reach the moment, and :class:`IntegrityError` where it cannot be
-    followed.
+    Raises :class:`IntegrityError` where the log cannot be followed to its target.
     """
     socket = Path(tempfile.mkdtemp(prefix="lakehouse-pg-"))
     try:
@@ -86,7 +82,7 @@ def recovered(data: Path, wal: Path, target: Target, user: User | None, log: Pat
 def _options(socket: Path, access: Path, wal: Path, target: Target) -> Mapping[str, str]:
     words = [sys.executable, "-I", "-S", "-B", unpack_wal.__file__, str(wal)]
     unpack = " ".join(shlex.quote(word) for word in words).replace("%", "%%")
-    moment = {"recovery_target_time": target.moment} if target.moment else {}
+    end = {AT_ONCE: {"recovery_target": AT_ONCE}, "": {}}.get(target.lsn, {"recovery_target_lsn": target.lsn})
     return {
         "listen_addresses": "",
         "unix_socket_directories": str(socket),
@@ -98,7 +94,7 @@ def _options(socket: Path, access: Path, wal: Path, target: Target) -> Mapping[s
         "recovery_target_timeline": str(target.timeline),
         "recovery_target_action": "promote",
         "log_min_messages": "log",
-        **moment,
+        **end,
     }
 
 
@@ -120,8 +116,6 @@ def _is_there(socket: Path) -> bool:
 
 def _failed(log: Path) -> Exception:
     told = processes.last_lines(log, 200)
-    if _SHORT in told:
-        return EndsBefore()
     fatal = [line for line in told.splitlines() if _IS_FATAL.search(line)]
     if not fatal:
         return StackError("the recovery did not end in time", where=str(log), untouched="the databases in use")
