@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,26 +56,36 @@ class Home:
         return moment(self.settings, snapshots=snapshots)
 
 
-def new_home(folder: Path) -> Home:
-    """An empty home in this folder. Nothing of the caller's environment reaches it."""
+def new_home(folder: Path, **given: str) -> Home:
+    """An empty home in this folder, with these settings. Nothing of the caller's environment reaches it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
     if "LAKEHOUSE_CACHE" in os.environ:
         kept["LAKEHOUSE_CACHE"] = os.environ["LAKEHOUSE_CACHE"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**kept, "LAKEHOUSE_HOME": str(folder / "home"), "PATH": path}
+    settings = {f"LAKEHOUSE_{name.upper()}": value for name, value in given.items()}
+    environment = {**kept, "LAKEHOUSE_HOME": str(folder / "home"), "PATH": path, **settings}
     return Home(folder, Shell(PROJECT_ROOT, environment))
+
+
+@contextmanager
+def in_a_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's user can enter when tests run as root."""
+    with tempfile.TemporaryDirectory(prefix="lakehouse-recovery-") as folder:
+        os.chmod(folder, 0o711)  # noqa: S103 - entering is enough, and needed
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    """A lake that took some days, with its servers up."""
-    with tempfile.TemporaryDirectory(prefix="lakehouse-recovery-") as folder:
-        os.chmod(folder, 0o711)  # noqa: S103 - PostgreSQL's user must be able to enter
-        made = new_home(Path(folder))
+    """A lake that took some days and was backed up, with its servers up. Backups are on a disk of their own."""
+    with in_a_folder() as folder:
+        made = new_home(folder, backup_data=str(folder / "disk2"))
         try:
             made.say("lakehouse up")
             made.grow(FIRST_DAYS)
             made.say("lakehouse run --json")
+            made.say("lakehouse backup databases --json")
+            made.say("lakehouse backup create --json")
             yield made
         finally:
             made.shell.run("lakehouse down")

@@ -17,7 +17,7 @@ from lakehouse.core.settings import PROJECT_ROOT
 
 PAGES = PROJECT_ROOT / "docs" / "runbooks"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_ASSIGNED = re.compile(r"^([A-Z_]+)=(.*)$")
+_ASSIGNED = re.compile(r"^(?:export )?([A-Z0-9_]+)=(.*)$")
 _EXIT = re.compile(r"^# exit code (\d+)$", re.MULTILINE)
 _DIFFERS = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
@@ -70,7 +70,7 @@ class Runbook:
                 steps += _steps(body)
         return cls(name, given, tuple(steps))
 
-    def do(self, shell: Shell, meanwhile: Mapping[str, Callable[[], None]], **filled: str) -> list[Done]:
+    def do(self, shell: Shell, meanwhile: Mapping[str, Callable[[], None]] | None = None, **filled: str) -> list[Done]:
         """Every step in order, with what a person fills in; each must say and end with what the page shows.
 
         ``meanwhile`` is what happens in the world before a command is given.
@@ -78,7 +78,7 @@ class Runbook:
         assert set(filled) == set(self.given), f"{self.name} asks for {sorted(self.given)}"
         done = []
         for step in self.steps:
-            meanwhile.get(step.command, lambda: None)()
+            (meanwhile or {}).get(step.command, lambda: None)()
             code, printed = shell.run(step.command, filled)
             told = f"{self.name}: {step.command}\n{printed}"
             assert code == step.exit_code, told
