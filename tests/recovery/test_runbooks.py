@@ -1,7 +1,7 @@
 """Every runbook, on a lake that has just been hurt in the way that its page is about.
 
-The lake is one for all, as that of whoever is called at night would be: it has been through the pages before. At the end
-of each it is whole, its old snapshots can be read, and its tables say what they would say had nothing happened.
+The lake is one for all: like that of whoever is called at night, it has been through other pages before. At the end of
+each it is whole, its old snapshots can be read, and its tables say what they would say had nothing happened.
 """
 
 from __future__ import annotations
