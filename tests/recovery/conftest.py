@@ -76,7 +76,7 @@ def in_a_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
+def machine() -> Iterator[Home]:
     """A lake that took some days and was backed up, with its servers up. Backups are on a disk of their own."""
     with in_a_folder() as folder:
         made = new_home(folder, backup_data=str(folder / "disk2"))

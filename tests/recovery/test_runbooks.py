@@ -33,114 +33,114 @@ SAYS = ("silver", "gold")
 """What tables of these namespaces say is a function of what landed."""
 
 
-def back_up(home: Home) -> Moment:
+def back_up(machine: Home) -> Moment:
     """A set of what the lake says now."""
-    home.say("lakehouse backup create --json")
-    return home.look()
+    machine.say("lakehouse backup create --json")
+    return machine.look()
 
 
-def require_whole(home: Home, then: Moment) -> None:
+def require_whole(machine: Home, then: Moment) -> None:
     """Everything of then is there; tables say what they said, and nothing is pending."""
-    now = home.look()
+    now = machine.look()
     require_readable(now, then)
     assert heads(now, SAYS) == heads(then, SAYS)
-    assert "Nothing is pending" in home.say("lakehouse run")
+    assert "Nothing is pending" in machine.say("lakehouse run")
 
 
-def test_files_lost(home: Home) -> None:
-    then = back_up(home)
-    warehouse = ObjectStore.open(home.settings, home.settings.warehouse_bucket)
-    table = load_table(open_catalog(home.settings), TableName.parse(FACT))
+def test_files_lost(machine: Home) -> None:
+    then = back_up(machine)
+    warehouse = ObjectStore.open(machine.settings, machine.settings.warehouse_bucket)
+    table = load_table(open_catalog(machine.settings), TableName.parse(FACT))
     assert table is not None
     data = [task.file.file_path for task in table.scan().plan_files()]
     manifest = table.current_snapshot().manifests(table.io)[0].manifest_path  # type: ignore[union-attr]
     lost, torn = (uri.split("/", 3)[3] for uri in (data[0], manifest))
     warehouse.client.delete_object(Bucket=warehouse.bucket, Key=lost)
     warehouse.client.put_object(Bucket=warehouse.bucket, Key=torn, Body=warehouse.get(torn)[:-100])
-    Runbook.read("files-lost").do(home.shell)
-    require_whole(home, then)
+    Runbook.read("files-lost").do(machine.shell)
+    require_whole(machine, then)
 
 
-def test_table_dropped(home: Home) -> None:
-    then = home.look()
-    open_catalog(home.settings).drop_table(DIMENSION)
-    home.grow()
-    Runbook.read("table-dropped").do(home.shell, TABLE=DIMENSION)
-    now = home.look()
+def test_table_dropped(machine: Home) -> None:
+    then = machine.look()
+    open_catalog(machine.settings).drop_table(DIMENSION)
+    machine.grow()
+    Runbook.read("table-dropped").do(machine.shell, TABLE=DIMENSION)
+    now = machine.look()
     require_readable(now, then)
     assert now[DIMENSION].head != then[DIMENSION].head  # the day that came meanwhile
 
 
-def test_bad_data_published(home: Home) -> None:
-    then = home.look()
-    file = max(Path(home.settings.sources_root).glob("retail/sales/*.csv"))
+def test_bad_data_published(machine: Home) -> None:
+    then = machine.look()
+    file = max(Path(machine.settings.sources_root).glob("retail/sales/*.csv"))
     good = file.read_text("utf-8")
     file.write_text(re.sub(r",(\d+)\.(\d\d),", r",\1\2.00,", good), "utf-8")  # prices a hundred times too high
-    home.say("lakehouse land --json")
-    home.say("lakehouse run --json")
-    bad = home.look(snapshots=False)
+    machine.say("lakehouse land --json")
+    machine.say("lakehouse run --json")
+    bad = machine.look(snapshots=False)
     wrong = {name for name, said in heads(then, SAYS).items() if bad[name].content != said}
     assert {FACT, "gold.sales_star", "gold.daily_sales"} <= wrong
 
     def send_again() -> None:
-        assert heads(home.look(snapshots=False), SAYS) == heads(then, SAYS)
+        assert heads(machine.look(snapshots=False), SAYS) == heads(then, SAYS)
         file.write_text(good, "utf-8")
 
     page = Runbook.read("bad-data-published")
-    page.do(home.shell, {"lakehouse land": send_again}, TABLE=FACT, RIGHT=str(then[FACT].head))
-    require_whole(home, then)
+    page.do(machine.shell, {"lakehouse land": send_again}, TABLE=FACT, RIGHT=str(then[FACT].head))
+    require_whole(machine, then)
 
 
-def test_bucket_lost(home: Home) -> None:
-    then = back_up(home)
-    home.grow()
-    home.say("lakehouse run --json")
-    after = home.look(snapshots=False)
-    for bucket in (home.settings.warehouse_bucket, home.settings.landing_bucket):
-        empty(ObjectStore.open(home.settings, bucket))
-    Runbook.read("bucket-lost").do(home.shell)
-    require_readable(home.look(), then)
-    assert heads(home.look(snapshots=False), SAYS) == heads(after, SAYS)
+def test_bucket_lost(machine: Home) -> None:
+    then = back_up(machine)
+    machine.grow()
+    machine.say("lakehouse run --json")
+    after = machine.look(snapshots=False)
+    for bucket in (machine.settings.warehouse_bucket, machine.settings.landing_bucket):
+        empty(ObjectStore.open(machine.settings, bucket))
+    Runbook.read("bucket-lost").do(machine.shell)
+    require_readable(machine.look(), then)
+    assert heads(machine.look(snapshots=False), SAYS) == heads(after, SAYS)
 
 
-def test_ransomware(home: Home) -> None:
-    then = back_up(home)
-    vault = Vault.open(home.settings, SystemClock().now())
+def test_ransomware(machine: Home) -> None:
+    then = back_up(machine)
+    vault = Vault.open(machine.settings, SystemClock().now())
     good = sorted(vault.folders("sets/"))[-1]
-    for bucket in (home.settings.warehouse_bucket, home.settings.landing_bucket):
-        store = ObjectStore.open(home.settings, bucket)
+    for bucket in (machine.settings.warehouse_bucket, machine.settings.landing_bucket):
+        store = ObjectStore.open(machine.settings, bucket)
         for each in list(store.list_after("")):
             store.client.put_object(Bucket=bucket, Key=each.key, Body=b"\0" * each.size)
     for key in vault.keys("objects/"):
         vault.store.client.put_object(Bucket=vault.store.bucket, Key=key, Body=b"pay")
         with pytest.raises(ClientError):
             vault.store.client.delete_object(Bucket=vault.store.bucket, Key=key)
-    Runbook.read("ransomware").do(home.shell, SET=good)
-    require_whole(home, then)
+    Runbook.read("ransomware").do(machine.shell, SET=good)
+    require_whole(machine, then)
 
 
-def test_catalog_lost(home: Home) -> None:
-    then = home.look()
-    home.grow()
-    home.say("lakehouse run --json")
-    before = home.look()
+def test_catalog_lost(machine: Home) -> None:
+    then = machine.look()
+    machine.grow()
+    machine.say("lakehouse run --json")
+    before = machine.look()
     at = datetime.now(UTC)
-    home.say("lakehouse backup databases --json")
-    drop_catalog(home)
-    Runbook.read("catalog-lost").do(home.shell, MOMENT=at.isoformat())
-    require_readable(home.look(), then)
-    require_whole(home, before)
+    machine.say("lakehouse backup databases --json")
+    drop_catalog(machine)
+    Runbook.read("catalog-lost").do(machine.shell, MOMENT=at.isoformat())
+    require_readable(machine.look(), then)
+    require_whole(machine, before)
 
 
-def test_everything_lost(home: Home) -> None:
-    then = back_up(home)
-    saved = home.folder / "saved.env"
-    shutil.copy(admin_path(home.settings.home), saved)
-    key = home.settings.backup_signing_key.get_secret_value()
-    sources = Path(home.settings.sources_root)
-    home.say("lakehouse down")
+def test_everything_lost(machine: Home) -> None:
+    then = back_up(machine)
+    saved = machine.folder / "saved.env"
+    shutil.copy(admin_path(machine.settings.home), saved)
+    key = machine.settings.backup_signing_key.get_secret_value()
+    sources = Path(machine.settings.sources_root)
+    machine.say("lakehouse down")
     with another_machine() as other:
-        disk = home.folder / "disk2"
+        disk = machine.folder / "disk2"
         Runbook.read("everything-lost").do(
             other.shell,
             {
@@ -155,17 +155,17 @@ def test_everything_lost(home: Home) -> None:
         require_whole(other, then)
 
 
-def test_region_move(home: Home) -> None:
-    home.say("lakehouse up")
-    then = back_up(home)
-    key = home.settings.backup_signing_key.get_secret_value()
-    home.say("lakehouse down")
+def test_region_move(machine: Home) -> None:
+    machine.say("lakehouse up")
+    then = back_up(machine)
+    key = machine.settings.backup_signing_key.get_secret_value()
+    machine.say("lakehouse down")
     with another_machine(warehouse_bucket="eu-warehouse", landing_bucket="eu-landing") as other:
         Runbook.read("region-move").do(
             other.shell,
             LAKEHOUSE_WAREHOUSE_BUCKET="eu-warehouse",
             LAKEHOUSE_LANDING_BUCKET="eu-landing",
-            LAKEHOUSE_BACKUP_DATA=str(home.folder / "disk2"),
+            LAKEHOUSE_BACKUP_DATA=str(machine.folder / "disk2"),
             LAKEHOUSE_BACKUP_SIGNING_KEY=key,
         )
         require_whole(other, then)
@@ -193,9 +193,9 @@ def another_machine(**given: str) -> Iterator[Home]:
             other.shell.run("lakehouse down")
 
 
-def drop_catalog(home: Home) -> None:
+def drop_catalog(machine: Home) -> None:
     """The catalog's database is gone, whoever worked with it."""
-    settings = home.settings
+    settings = machine.settings
     password = credentials.load_or_create(settings).passwords.superuser
     with postgres.connect(settings.postgres_port, "postgres", postgres.SUPERUSER, password) as connection:
         connection.execute(f'DROP DATABASE "{settings.catalog_database}" WITH (FORCE)')
