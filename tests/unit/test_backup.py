@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from lakehouse.backup import copying, vault
 from lakehouse.backup.create import create_from
 from lakehouse.backup.prune import Policy, decide, plan_prune, run_prune
-from lakehouse.backup.sets import BackupSet, complete_ids, load_set, set_ids
+from lakehouse.backup.sets import COMPLETE, BackupSet, complete_ids, load_set, require_known, set_ids, set_key
 from lakehouse.backup.signing import check_signature, new_key, public_key_of, signer_of
 from lakehouse.backup.verify import Share, put_back
 from lakehouse.cli import backup as cli
@@ -465,3 +465,17 @@ def test_a_new_key_signs_and_is_checked() -> None:
     for data, signature in ((b"other", signer.sign(b"text")), (b"text", "?"), (b"text", "")):
         with pytest.raises(IntegrityError, match="not signed"):
             check_signature(data, signature, public, "here")
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_folder_that_is_gone_as_a_whole_is_missed(unlocked: SmallLake, which: int) -> None:
+    sets = [unlocked.back_up() for _ in range(3)]
+    vault, gone = unlocked.vault, sets[which].id
+    for key in vault.keys(f"sets/{gone}/"):
+        unlocked.s3.delete_object(Bucket=unlocked.settings.backup_bucket, Key=key)
+    left = [each for each in sets if each.id != gone]
+    assert complete_ids(vault) == [each.id for each in left]
+    record = unlocked.verify(left[-1])
+    assert record.is_good and [damage.key for damage in record.others] == [set_key(gone, COMPLETE)]
+    with pytest.raises(IntegrityError, match="is gone"):
+        require_known(vault, gone)

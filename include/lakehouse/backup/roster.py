@@ -9,7 +9,7 @@ import hashlib
 
 from lakehouse.backup.copying import in_threads
 from lakehouse.backup.records import Damage
-from lakehouse.backup.sets import COMPLETE, FILES, PLAN, PRUNED, ROSTER, load_set, set_ids, set_key
+from lakehouse.backup.sets import COMPLETE, MANIFEST, PRUNED, ROSTER, load_set, set_ids, set_key
 from lakehouse.backup.vault import Vault
 from lakehouse.core.errors import IntegrityError
 
@@ -44,13 +44,26 @@ def _problem(vault: Vault, public_key: str, set_id: str, is_entered: bool, is_wh
         found = load_set(vault, set_id, public_key)
         if is_whole:
             found.files()
-            is_same = hashlib.sha256(vault.get(set_key(set_id, PLAN))).hexdigest() == found.manifest.plan_sha256
-            return None if is_same else _damage(set_id, PLAN, "its bytes are not those that were stored")
     except IntegrityError as error:
         key = error.where.removeprefix(f"s3://{vault.store.bucket}/")
         return Damage(key, "", "document", f"{error.what}: the whole set is lost", _EVERY_TABLE)
-    missing = [name for name in (FILES, PLAN) if vault.head(set_key(set_id, name)) is None]
-    return _damage(set_id, missing[0], "it is missing") if missing else None
+    for name, sha256 in found.documents.items():
+        problem = _covered(vault, set_key(set_id, name), sha256, is_read=is_whole or name in (MANIFEST, COMPLETE))
+        if problem:
+            return _damage(set_id, name, problem)
+    return None
+
+
+def _covered(vault: Vault, key: str, sha256: str, *, is_read: bool) -> str:
+    """What is wrong with a document as a reader of the bucket sees it, '' if nothing. A former version may be whole."""
+    if not is_read:
+        return "" if vault.head(key) else "it is missing"
+    try:
+        return (
+            "" if hashlib.sha256(vault.get(key)).hexdigest() == sha256 else "its bytes are not those that were stored"
+        )
+    except IntegrityError:
+        return "it is missing"
 
 
 def _damage(set_id: str, name: str, problem: str) -> Damage:

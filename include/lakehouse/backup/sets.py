@@ -194,6 +194,17 @@ class BackupSet:
     def id(self) -> str:
         return self.manifest.id
 
+    @property
+    def documents(self) -> dict[str, str]:
+        """The SHA-256 of each of its documents: the manifest has those of the plan and the files, its seal its own."""
+        sealed = hashlib.sha256(self.manifest.to_json()).hexdigest()
+        return {
+            PLAN: self.manifest.plan_sha256,
+            FILES: self.manifest.files_sha256,
+            MANIFEST: sealed,
+            COMPLETE: hashlib.sha256(f"{sealed}\n".encode()).hexdigest(),
+        }
+
     def files(self) -> Files:
         """Its entries. Raises :class:`IntegrityError` where they are not those that the manifest was signed with."""
         key = set_key(self.id, FILES)

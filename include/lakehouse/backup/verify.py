@@ -20,10 +20,7 @@ from lakehouse.backup.places import Places
 from lakehouse.backup.records import Damage, Verification
 from lakehouse.backup.roster import lost
 from lakehouse.backup.sets import (
-    COMPLETE,
-    FILES,
     MANIFEST,
-    PLAN,
     BackedUp,
     BackupSet,
     Entry,
@@ -193,16 +190,7 @@ class _Walk:
         in_threads(self._leaf, [(entry, stored) for entry, stored in rest if stored.key not in self.reached])
 
     def _documents(self) -> None:
-        """Of the plan and the list of files the manifest has the hash, and of the manifest its seal."""
-        manifest = self.found.manifest
-        sealed = hashlib.sha256(manifest.to_json()).hexdigest()
-        hashes = {
-            PLAN: manifest.plan_sha256,
-            FILES: manifest.files_sha256,
-            MANIFEST: sealed,
-            COMPLETE: hashlib.sha256(f"{sealed}\n".encode()).hexdigest(),
-        }
-        for name, sha256 in hashes.items():
+        for name, sha256 in self.found.documents.items():
             self._document(set_key(self.found.id, name), sha256)
 
     def _document(self, key: str, sha256: str) -> None:

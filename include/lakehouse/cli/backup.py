@@ -203,11 +203,12 @@ def verify(
     if record.others:
         sets = sorted({damage.key.split("/")[1] for damage in record.others})
         raise IntegrityError(
-            f"{len(sets)} other sets are lost; {len(record.damages)} files of this one are missing or damaged",
+            f"{len(sets)} other sets are lost or damaged, and so are {len(record.damages)} files of this one",
             where=", ".join(sets),
             untouched="this set" if record.is_good else "",
-            todo="bring their documents back from versions of the bucket; `lakehouse backup prune` strikes out what is "
-            "gone for good; `lakehouse backup create` stores damaged files of this one anew",
+            todo="verify each with --put-back, which lays what was stored on top where the bucket still has it; `lakehouse "
+            "backup prune` strikes out what is gone for good; `lakehouse backup create` stores damaged files of this one "
+            "anew",
         )
     if not record.is_good:
         raise IntegrityError(
