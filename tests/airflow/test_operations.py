@@ -249,7 +249,8 @@ def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> No
     assert world.airflow.approve("replay_table", run)["state"] == "success"
     assert rows(world.settings, str(FACT)) == 29 * (DAYS + 1)
     last = extra_of(world.airflow.events(str(FACT))[-1])
-    assert last == {"by": "replay", "snapshot_id": read_head(open_catalog(world.settings), FACT).snapshot_id}
+    published = read_head(open_catalog(world.settings), FACT).snapshot_id
+    assert last == {"by": "replay", "approved_by": "admin (Airflow)", "snapshot_id": published}
     wait_for(lambda: marts_are_current(world.settings), 600, "the marts")
 
 

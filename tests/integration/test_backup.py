@@ -138,6 +138,8 @@ def environment(settings: Settings, failpoints: str) -> dict[str, str]:
         for name, value in settings.model_dump(exclude={"connections", "spark_conf", "secrets", "ivy_settings"}).items()
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+    for name in ("s3_endpoint", "s3_access_key_id", "s3_secret_access_key"):
+        plain[f"backup_{name}"] = plain[f"backup_{name}"] or plain[name]  # the stack has another place for backups
     given = {f"LAKEHOUSE_{name.upper()}": value for name, value in plain.items() if value}
     return {**kept, **given, "PYTHONPATH": str(PROJECT_ROOT / "include"), "LAKEHOUSE_FAILPOINTS": failpoints}
 

@@ -138,7 +138,7 @@ def test_rights_are_those_of_the_native_stack(here: Here, settings: Settings) ->
             "select datname, pg_get_userbyid(datdba) from pg_database where datname = any(%s)",
             ([CATALOG, SOURCES, AIRFLOW],),
         ).fetchall()
-    assert powers == []
+    assert powers == [(roles.BACKUP,)]  # it may read the server's log, and nothing else
     assert dict(owners) == roles.owners_of(Settings())
     user, reader = "lakehouse_transform", "lakehouse_reader"
     with postgres.connect(settings.postgres_port, CATALOG, user, known[user]) as owner:
@@ -213,6 +213,7 @@ def test_without_the_superusers_password_postgres_is_only_checked(here: Here, se
         "databases": [],
         "s3": settings.s3_endpoint,
         "buckets": list(BUCKETS),
+        "backups": f"s3://{settings.backup_bucket} at {settings.backup_s3_endpoint}",
     }
     refused = run(without.with_env(LAKEHOUSE_CATALOG_PASSWORD="wrong"), "prepare")
     assert refused.returncode == 5

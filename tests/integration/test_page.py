@@ -28,7 +28,7 @@ from lakehouse.page.declared import Declarations
 from lakehouse.page.links import no_dags
 from lakehouse.page.overview import Choice, Overview, Row
 from lakehouse.page.refresh import Refresher
-from lakehouse.page.servers import Servers
+from lakehouse.page.servers import BackupPlace, Servers
 from lakehouse.page.view import LakeView
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ class Counting:
     @property
     def store(self) -> ObjectStore:
         return self.servers.store
+
+    @property
+    def backups(self) -> BackupPlace | None:
+        return self.servers.backups
 
     def pointers(self) -> Mapping[TableName, str]:
         self.requests["pointers"] += 1

@@ -17,7 +17,18 @@ import pytest
 
 from lakehouse.core.errors import StackError
 from lakehouse.core.settings import Settings, load_settings
-from lakehouse.stack import StackStatus, backup_access, buckets, down, postgres, processes, status, supervisor, up
+from lakehouse.stack import (
+    StackStatus,
+    backup_access,
+    backups,
+    buckets,
+    down,
+    postgres,
+    processes,
+    status,
+    supervisor,
+    up,
+)
 from lakehouse.stack.credentials import admin_path, env_path
 from lakehouse.stack.local import identities
 
@@ -144,7 +155,7 @@ def test_down_leaves_no_process_and_up_finds_data_and_credentials(home: Path) ->
     buckets.client(before).put_object(Bucket=before.landing_bucket, Key="kept", Body=b"bytes")
     with transform() as owner:
         owner.execute("create table if not exists public.kept (n int)")
-    assert set(down(before).kinds) == {"postgres", "minio"}
+    assert set(down(before).kinds) == {"postgres", "minio", "backups"}
     assert processes_of(home) == []
     assert not status(before).is_up and down(before).kinds == ()
     up(load_settings())
@@ -166,10 +177,10 @@ def test_up_recovers_servers_that_were_killed(home: Path) -> None:
 def test_server_that_was_never_written_down_is_found_and_stopped(home: Path) -> None:
     """As when `up` is killed between starting a server and recording it."""
     found = up(load_settings())
-    for identity in identities(home):
+    for identity in (*identities(home), backups.identity(load_settings())):
         identity.record_path.unlink(missing_ok=True)
     assert not status(load_settings()).is_up
-    assert set(down(load_settings()).kinds) == {"postgres", "minio"}
+    assert set(down(load_settings()).kinds) == {"postgres", "minio", "backups"}
     gone = pids(found)
     assert [one for one in psutil.process_iter() if one.pid in gone and processes.is_alive(one)] == []
     assert processes_of(home) == []
@@ -198,7 +209,7 @@ def test_two_ups_at_once_start_one_stack(home: Path) -> None:
     assert [starter.wait(60) for starter in starters] == [0, 0]
     ours = processes_of(home)
     roots = [process.name() for process in ours if process.ppid() not in [other.pid for other in ours]]
-    assert sorted(roots) == ["minio", "postgres"]
+    assert sorted(roots) == ["minio", "minio", "postgres"]
     assert status(load_settings()).is_up
 
 

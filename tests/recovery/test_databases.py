@@ -131,6 +131,7 @@ def machine() -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="lakehouse-databases-") as folder:
         os.chmod(folder, 0o711)  # noqa: S103 - PostgreSQL's account must enter
         given = {
+            "LAKEHOUSE_BACKUP_SERVER": "external",
             "LAKEHOUSE_BACKUP_BUCKET": "databases-backup",
             "LAKEHOUSE_BACKUP_SIGNING_KEY": new_key()[0],
             "LAKEHOUSE_BACKUP_LOCK_DAYS": "0",

@@ -206,9 +206,9 @@ def verify(
             f"{len(sets)} other sets are lost or damaged, and so are {len(record.damages)} files of this one",
             where=", ".join(sets),
             untouched="this set" if record.is_good else "",
-            todo="verify each with --put-back, which lays what was stored on top where the bucket still has it; `lakehouse "
-            "backup prune` strikes out what is gone for good; `lakehouse backup create` stores damaged files of this one "
-            "anew",
+            todo="verify each with --put-back, which lays what was stored on top where the bucket still has it; "
+            "`lakehouse backup prune` strikes out what is gone for good; `lakehouse backup create` stores damaged "
+            "files of this one anew",
         )
     if not record.is_good:
         raise IntegrityError(

@@ -84,8 +84,9 @@ def up(
         kept = credentials.load_or_create(settings)
         was = credentials.read_stack_env(home)
         lines = {name: was[name] for name in _KEPT_LINES if name in was}
-        _postgres_up(settings, kept, lines)
+        # First where backups go: PostgreSQL is started so that it archives its log there.
         _s3_up(settings, kept, lines, console)
+        _postgres_up(settings, kept, lines)
         lines.update(backups.key_line(settings, kept))
         _archive_log(_as_written(settings, lines))
         settings = _spark_up(settings, kept, lines, asked=spark)
