@@ -26,7 +26,7 @@ __all__ = ["change_table", "lake", "new_lake", "new_settings", "servers"]
 FOLDERS = ("spark", "integration", "faults", "bad_input", "recovery", "airflow")
 # What takes many minutes begins first, so that no process works on it alone at the end.
 LONGEST = (
-    "test_kills", "test_real_data", "test_operations", "test_walk", "test_histories", "test_recovery", "test_runbooks",
+    "test_kills", "test_real_data", "test_operations", "test_walk", "test_histories", "test_runbooks",
     "test_time_travel", "test_damage", "test_maintain", "test_history_mutants", "test_pipeline", "test_star",
 )  # fmt: skip
 # PySpark's sockets to its JVM, and the connections that PyIceberg's catalog keeps in a pool.
