@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import pytest
+from tests.integration.feed import DIMENSION, FACT, SOURCE, Feed
 from tests.integration.pipeline import all_tables, heads
 from tests.integration.test_publish import Numbers, numbers, run
-from tests.integration.test_time_travel import DIMENSION, FACT, SOURCE, Feed
 from typer.testing import CliRunner
 
 from lakehouse.contracts.model import Upkeep
