@@ -108,6 +108,18 @@ class SmallLake:
         add_position_deletes(self, name, positions)
 
 
+def fill(made: SmallLake) -> SmallLake:
+    """Two tables, one of them with deletes by position, three landed batches and a decision."""
+    made.table("silver.dim_shop")
+    made.table("silver.dim_shop")
+    made.table("gold.sales", 5)
+    made.position_deletes("gold.sales", 1, 3)
+    for day in (1, 2, 3):
+        made.land(b"id\n%d\n" % day, day)
+    made.decide()
+    return made
+
+
 def make_lake(endpoint: str, folder: Path, *, is_locking: bool = True) -> SmallLake:
     """An empty lake with buckets of its own."""
     mark = uuid.uuid4().hex[:10]

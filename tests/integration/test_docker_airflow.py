@@ -133,7 +133,7 @@ def test_the_pools_are_those_of_the_native_stack(here: Here) -> None:
     answer = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=30).raise_for_status()
     found = {pool["name"]: (pool["slots"], pool["include_deferred"]) for pool in answer.json()["pools"]}
     wanted = {pool.name: (pool.slots, False) for pool in pools()}
-    assert len(wanted) == 3
+    assert len(wanted) == 5
     assert {name: found.get(name) for name in wanted} == wanted
 
 

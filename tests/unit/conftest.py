@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from lakehouse.core.settings import PROJECT_ROOT
 
@@ -17,3 +20,14 @@ def contracts(tmp_path: Path) -> Path:
     return Path(
         shutil.copytree(PROJECT_ROOT / "include" / "contracts", folder, ignore=shutil.ignore_patterns("index.json"))
     )
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """An S3 server in this process, quiet."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
-from tests.backup_lake import AT, SOURCE, SmallLake, make_lake
+from tests.backup_lake import AT, SOURCE, SmallLake, fill, make_lake
 from typer.testing import CliRunner
 
 from lakehouse.backup import copying, vault
@@ -38,20 +35,6 @@ CUT = datetime(2026, 3, 4, 12, tzinfo=UTC)
 NOTHING = Policy(0, 0, 0, 0, 0)
 
 
-@pytest.fixture(autouse=True)
-def _quiet_server() -> None:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
 def lake(endpoint: str, tmp_path: Path) -> SmallLake:
     """Two tables, one of them with deletes by position, three landed batches and a decision."""
@@ -62,17 +45,6 @@ def lake(endpoint: str, tmp_path: Path) -> SmallLake:
 def unlocked(endpoint: str, tmp_path: Path) -> SmallLake:
     """The same, with backups in a bucket that locks nothing."""
     return fill(make_lake(endpoint, tmp_path, is_locking=False))
-
-
-def fill(made: SmallLake) -> SmallLake:
-    made.table("silver.dim_shop")
-    made.table("silver.dim_shop")
-    made.table("gold.sales", 5)
-    made.position_deletes("gold.sales", 1, 3)
-    for day in (1, 2, 3):
-        made.land(b"id\n%d\n" % day, day)
-    made.decide()
-    return made
 
 
 def kinds(found: BackupSet) -> set[str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
-from tests.backup_lake import SOURCE, SmallLake, catalog_at, content_of, make_lake
+from tests.backup_lake import SOURCE, SmallLake, catalog_at, content_of, fill, make_lake
 from typer.testing import CliRunner
 
 from lakehouse.backup.copying import in_threads
@@ -28,20 +26,6 @@ from lakehouse.recovery.restore import Restored, RestorePlan, carry_out, plan_re
 from lakehouse.recovery.target import Target
 
 
-@pytest.fixture(autouse=True)
-def _quiet_server() -> None:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
 def lake(endpoint: str, tmp_path: Path) -> SmallLake:
     """Two tables, one of them with deletes by position, three landed batches and a decision."""
@@ -52,17 +36,6 @@ def lake(endpoint: str, tmp_path: Path) -> SmallLake:
 def unlocked(endpoint: str, tmp_path: Path) -> SmallLake:
     """The same, with backups in a bucket that has no versions."""
     return fill(make_lake(endpoint, tmp_path, is_locking=False))
-
-
-def fill(made: SmallLake) -> SmallLake:
-    made.table("silver.dim_shop")
-    made.table("silver.dim_shop")
-    made.table("gold.sales", 5)
-    made.position_deletes("gold.sales", 1, 3)
-    for day in (1, 2, 3):
-        made.land(b"id\n%d\n" % day, day)
-    made.decide()
-    return made
 
 
 EVERYTHING = Wanted(everything=True)

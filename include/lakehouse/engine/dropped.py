@@ -15,8 +15,7 @@ from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.lock import table_locks
-from lakehouse.engine.pointer import is_fork, read_document
-from lakehouse.ledger.kept import is_kept
+from lakehouse.engine.pointer import is_copy, read_document
 from lakehouse.ledger.points import rows_of
 from lakehouse.ledger.references import snapshot_references
 from lakehouse.ledger.store import ObjectInfo, ObjectStore
@@ -249,7 +248,7 @@ def folders_that_stand(catalog: Any) -> set[str]:
     return {
         location.rpartition("/metadata/")[0]
         for namespace, name, location in rows
-        if namespace != "ops" or not (is_fork(TableName(namespace, name)) or is_kept(namespace, name))
+        if namespace != "ops" or not is_copy(TableName(namespace, name))
     }
 
 

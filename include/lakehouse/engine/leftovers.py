@@ -28,12 +28,12 @@ from lakehouse.engine.pointer import (
     UPKEEP_PREFIX,
     forget,
     fork_name,
+    is_copy,
     is_fork,
     read_document,
     swap,
     write_document,
 )
-from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.log import OBJECTS, read_log
 from lakehouse.ledger.retention_lock import removing_files
 from lakehouse.ledger.store import ObjectStore
@@ -138,7 +138,7 @@ class Leftovers:
 
     def _branches(self, holders: Mapping[int, str]) -> Iterator[Leftover]:
         for name in catalog_tables(self.catalog):
-            table = None if is_fork(name) or is_kept(name.namespace, name.name) else load_table(self.catalog, name)
+            table = None if is_copy(name) else load_table(self.catalog, name)
             for branch, ref in sorted(table.metadata.refs.items()) if table else ():
                 if table and branch.startswith(BRANCH_PREFIX):
                     state, why = self._branch_state(table, ref, holders.get(lock_number(name), ""))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lakehouse.core.errors import IntegrityError, LakehouseError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG
+from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.watermark import catalog_tables, load_table, reaching
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def fork_name(table: TableName, prefix: str = FORK_PREFIX) -> TableName:
 def is_fork(name: TableName) -> bool:
     """Whether a table of the catalog is somebody's fork of another."""
     return name.namespace == "ops" and name.name.startswith((FORK_PREFIX, UPKEEP_PREFIX))
+
+
+def is_copy(name: TableName) -> bool:
+    """Whether it is an entry for another table's sake, a fork or what a restore keeps, and none of its own."""
+    return is_fork(name) or is_kept(name.namespace, name.name)
 
 
 def pointers(catalog: Any) -> dict[TableName, str]:

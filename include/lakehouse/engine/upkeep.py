@@ -31,6 +31,7 @@ from lakehouse.engine.pointer import (
     UPKEEP_PREFIX,
     forget,
     fork_name,
+    is_copy,
     is_fork,
     pointers,
     read_document,
@@ -39,7 +40,6 @@ from lakehouse.engine.pointer import (
 )
 from lakehouse.ledger.compaction import Compaction, manifests_pay, plan_compaction, scan_cost
 from lakehouse.ledger.expiry import Expiry, plan_expiry, without
-from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.layout import Manifests
 from lakehouse.ledger.retention_lock import removing_files
 from lakehouse.ledger.store import CONNECTIONS, ObjectInfo, ObjectStore
@@ -175,14 +175,14 @@ class House:
         return found
 
     def _stamp(self, name: TableName) -> Stamp | None:
-        return None if _is_copy(name) else head_of(load_table(self.catalog, name)).stamp
+        return None if is_copy(name) else head_of(load_table(self.catalog, name)).stamp
 
     def tables(self, asked: Sequence[str]) -> list[TableName]:
         """Those that are named, or all. Raises :class:`SettingsError` for one that is not there.
 
         Forks are somebody's work, and what a restore keeps is to stay as it is.
         """
-        there = [name for name in catalog_tables(self.catalog) if not _is_copy(name)]
+        there = [name for name in catalog_tables(self.catalog) if not is_copy(name)]
         wanted = [TableName.parse(each) for each in asked]
         if unknown := [str(name) for name in wanted if name not in there]:
             raise SettingsError(f"there is no table {', '.join(unknown)}", todo="`lakehouse tables` lists them")
@@ -397,11 +397,6 @@ class House:
     def _delete(self, keys: Iterator[str]) -> None:
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(self.store.delete, keys))
-
-
-def _is_copy(name: TableName) -> bool:
-    """Whether it is a copy of another table's entry in the catalog, and nothing that is kept in order for itself."""
-    return is_fork(name) or is_kept(name.namespace, name.name)
 
 
 def _rows_ever(table: Table) -> int:

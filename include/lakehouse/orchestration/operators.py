@@ -238,8 +238,13 @@ class CommandOperator(LakehouseOperator):
 
 def approver(response: Any) -> str:
     """Who gave an approval, by what its task returned; a default that was taken for want of an answer is nobody's."""
+    return _person(responder(response))
+
+
+def responder(response: Any) -> Any:
+    """The name of the person who answered an approval, as Airflow has it; None where nobody did."""
     user = response.get("responded_by_user") if isinstance(response, Mapping) else None
-    return _person((user.get("name") or user.get("id")) if isinstance(user, Mapping) else None)
+    return (user.get("name") or user.get("id")) if isinstance(user, Mapping) else None
 
 
 def _person(name: Any) -> str:

@@ -11,7 +11,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from lakehouse.core.errors import IntegrityError
-from lakehouse.orchestration.operators import TABLE, ConfirmOperator, Context, LakehouseOperator, approver
+from lakehouse.orchestration.operators import TABLE, ConfirmOperator, Context, LakehouseOperator, approver, responder
 
 DAMAGED = IntegrityError.exit_code
 VERIFIED = Asset(name="backup.verified", uri="x-lakehouse://backup/verified", group="backup")
@@ -243,11 +243,7 @@ def restore_summary(said: Mapping[str, Any]) -> str:
 
 def who_approved(answer: Any) -> str:
     """The name of the person who approved; '' where nobody was asked."""
-    user = answer.get("responded_by_user") if isinstance(answer, Mapping) else None
-    if not isinstance(user, Mapping):
-        return ""
-    name = str(user.get("name") or user.get("id") or "")
-    return "".join(letter for letter in name if letter.isprintable())[:200]
+    return "".join(letter for letter in str(responder(answer) or "") if letter.isprintable())[:200]
 
 
 def who_started(context: Context) -> str:

@@ -15,8 +15,7 @@ from lakehouse.backup.sets import BackedUp, BackupSet, Entry, Files, complete_id
 from lakehouse.backup.vault import Stored, Vault
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.names import TableName
-from lakehouse.engine.pointer import is_fork
-from lakehouse.ledger.kept import is_kept
+from lakehouse.engine.pointer import is_copy
 from lakehouse.recovery.documents import (
     Document,
     NotKnown,
@@ -265,7 +264,7 @@ def _view_since(document: Mapping[str, Any]) -> int:
 def _tables(found: BackupSet) -> dict[TableName, BackedUp]:
     """The tables and views of a set that are nobody's workpiece."""
     names = {TableName.parse(each.table): each for each in found.manifest.tables}
-    return {name: each for name, each in names.items() if not (is_fork(name) or is_kept(name.namespace, name.name))}
+    return {name: each for name, each in names.items() if not is_copy(name)}
 
 
 def _selected(found: BackupSet, wanted: Wanted) -> dict[TableName, BackedUp]:

@@ -30,8 +30,7 @@ from lakehouse.core.errors import IntegrityError, LakehouseError, SettingsError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
-from lakehouse.engine.pointer import is_fork
-from lakehouse.ledger.kept import is_kept
+from lakehouse.engine.pointer import is_copy
 from lakehouse.ledger.retention_lock import drilling
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.recovery.choose import Wanted
@@ -199,11 +198,7 @@ def _tables_of(found: BackupSet) -> dict[str, BackedUp]:
     """The tables that a restore of everything brings back: forks of jobs, and what restores keep, are none."""
     tables = {table.table: table for table in found.manifest.tables}
     names = {text: TableName.parse(text) for text in tables}
-    return {
-        text: tables[text]
-        for text, name in names.items()
-        if not is_fork(name) and not is_kept(name.namespace, name.name)
-    }
+    return {text: tables[text] for text, name in names.items() if not is_copy(name)}
 
 
 def _exposure(settings: Settings, clock: Clock) -> Exposure:

@@ -8,11 +8,10 @@ on purpose before it was cut.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlparse
 
 from lakehouse.backup.sets import PLAN, complete_ids, load_set, set_key
@@ -25,11 +24,10 @@ from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.dropped import Checked, Dropped, Warehouse
 from lakehouse.engine.pointer import is_fork
+from lakehouse.ledger.watched import in_threads
 from lakehouse.ledger.watermark import open_catalog, reaching
 
 Told = Callable[[str], None]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 _THREADS = 8
 
 
@@ -94,7 +92,7 @@ class CatalogRebuild:
 
     def plan(self) -> CatalogPlan:
         """What would come back. Reads one metadata file of each table, many at a time."""
-        found = [each for each in _in_threads(self._candidate, self.warehouse.folders_unknown()) if each]
+        found = [each for each in in_threads(self._candidate, self.warehouse.folders_unknown(), _THREADS) if each]
         newest: dict[TableName, Dropped] = {}
         left = []
         for each in sorted(found, key=lambda one: one.updated_at):
@@ -158,7 +156,7 @@ class CatalogRebuild:
         with reaching("make namespaces"):
             for namespace in sorted({one.table.namespace for one in plan.tables}):
                 self.warehouse.catalog.create_namespace_if_not_exists(namespace)
-        _in_threads(bring, plan.tables)
+        in_threads(bring, plan.tables, _THREADS)
         views = self._bring_views(plan)
         return Rebuilt(tuple(sorted(done, key=lambda each: str(each.dropped.table))), views, failed)
 
@@ -223,8 +221,3 @@ def _pointers(catalog: Any) -> set[str]:
 def _is_fork(name: str) -> bool:
     namespace, _, bare = name.rpartition(".")
     return is_fork(TableName(namespace, bare))
-
-
-def _in_threads(act: Callable[[Item], Result], items: Sequence[Item] | Iterable[Item]) -> list[Result]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(act, items))

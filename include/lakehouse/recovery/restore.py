@@ -26,6 +26,7 @@ from lakehouse.core.errors import ConcurrentCommit, IntegrityError, SettingsErro
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
+from lakehouse.engine.pointer import is_copy
 from lakehouse.ledger.kept import kept_name
 from lakehouse.recovery.catalog import Change, Kept, Row, require_stands
 from lakehouse.recovery.choose import Aim, Choice, Wanted, age, places_of
@@ -329,11 +330,7 @@ def _older(aims: Sequence[Aim], what: Wanted) -> dict[str, float]:
 
 
 def _is_left(name: TableName, aims: Sequence[Aim]) -> bool:
-    from lakehouse.engine.pointer import is_fork
-    from lakehouse.ledger.kept import is_kept
-
-    is_ours = is_fork(name) or is_kept(name.namespace, name.name)
-    return not is_ours and all(aim.table != name for aim in aims)
+    return not is_copy(name) and all(aim.table != name for aim in aims)
 
 
 def _is_versioned(place: Target) -> bool:
