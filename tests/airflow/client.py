@@ -103,12 +103,17 @@ class Airflow:
         return wait_for(answer, seconds, f"{dag} {run} to end")
 
     def wait_until_idle(self, *dags: str, seconds: float = 600) -> None:
-        """Until no run of these DAGs is queued or running."""
+        """Until no run of these DAGs is queued or running, but for those that wait until their file is due."""
 
         def is_idle() -> bool:
-            return all(each["state"] in ENDED for dag in dags for each in self.runs(dag))
+            return all(each["state"] in ENDED or self._is_early(dag, each) for dag in dags for each in self.runs(dag))
 
         wait_for(is_idle, seconds, f"{', '.join(dags)} to be idle")
+
+    def _is_early(self, dag: str, run: Mapping[str, Any]) -> bool:
+        if run["run_type"] != "scheduled" or run["state"] != "running":
+            return False
+        return any(task["state"] == "deferred" for task in self.tasks(dag, run["dag_run_id"]).values())
 
 
 def _ended(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
