@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from lakehouse.backup.create import create_from
 from lakehouse.backup.records import Verification, write_record
 from lakehouse.backup.sets import BackupSet
-from lakehouse.backup.signing import new_key, public_key_of
+from lakehouse.backup.signing import new_key, public_key_of, signer_of
 from lakehouse.backup.vault import Vault
 from lakehouse.backup.verify import Share, verify
 from lakehouse.core.clock import FixedClock
@@ -86,7 +86,7 @@ class SmallLake:
     def verify(self, found: BackupSet, share: Share = Share()) -> Verification:  # noqa: B008 - a frozen value
         """A recorded verification of a set."""
         record = verify(self.vault, found.id, public_key_of(self.settings), share, self.now)
-        write_record(self.vault, record)
+        write_record(self.vault, record, signer_of(self.settings))
         return record
 
     def read_in_place(self, found: BackupSet, folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, wr
 from lakehouse.backup.create import create
 from lakehouse.backup.records import Damage, write_record
 from lakehouse.backup.sets import BackupSet, complete_ids, set_ids
-from lakehouse.backup.signing import new_key, public_key_of
+from lakehouse.backup.signing import new_key, public_key_of, signer_of
 from lakehouse.backup.vault import Vault
 from lakehouse.backup.verify import Share, verify
 from lakehouse.core.clock import SystemClock
@@ -66,7 +66,7 @@ def contents(lake: Lake) -> Rows:
 def damages(lake: Lake, made: BackupSet) -> tuple[Damage, ...]:
     vault = Vault.open(lake.settings, SystemClock().now())
     record = verify(vault, made.id, public_key_of(lake.settings), Share(), vault.now)
-    write_record(vault, record)
+    write_record(vault, record, signer_of(lake.settings))
     return record.damages
 
 

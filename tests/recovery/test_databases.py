@@ -27,7 +27,7 @@ from lakehouse.backup.bases import Base, complete_base_ids
 from lakehouse.backup.create import create
 from lakehouse.backup.prune import Policy
 from lakehouse.backup.records import Verification, write_record
-from lakehouse.backup.signing import new_key, public_key_of
+from lakehouse.backup.signing import new_key, public_key_of, signer_of
 from lakehouse.backup.vault import Vault
 from lakehouse.backup.verify import Share
 from lakehouse.core.clock import FixedClock, SystemClock
@@ -109,7 +109,7 @@ class Machine:
     def verify(self) -> tuple[Verification, ...]:
         records = verify_bases(self.vault, public_key_of(self.settings), Share(), datetime.now(UTC))
         for record in records:
-            write_record(self.vault, record)
+            write_record(self.vault, record, signer_of(self.settings))
         return records
 
 

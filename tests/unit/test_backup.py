@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr
 from tests.backup_lake import AT, SOURCE, SmallLake, fill, make_lake
 from typer.testing import CliRunner
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 from lakehouse.backup import copying, vault
 from lakehouse.backup.create import create_from
 from lakehouse.backup.prune import Policy, decide, plan_prune, run_prune
+from lakehouse.backup.records import read_records, write_record
 from lakehouse.backup.sets import COMPLETE, BackupSet, complete_ids, load_set, require_known, set_ids, set_key
-from lakehouse.backup.signing import check_signature, new_key, public_key_of, signer_of
+from lakehouse.backup.signing import Signer, check_signature, new_key, public_key_of, signer_of
 from lakehouse.backup.verify import Share, put_back
 from lakehouse.cli import backup as cli
 from lakehouse.cli.main import app
@@ -337,7 +339,11 @@ def test_prune_takes_what_no_kept_set_needs_and_never_the_last_verified(unlocked
     del lake.tables["gold.sales"]
     second, contents = lake.back_up(), lake.contents()
     third = lake.back_up()
-    plan = plan_prune(lake.vault, NOTHING, key)
+    said = replace(read_records(lake.vault, first.id, key)[0], set_id=third.id)
+    write_record(lake.vault, said, None)
+    write_record(lake.vault, said, Signer(Ed25519PrivateKey.generate()))
+    write_record(lake.vault, replace(said, at=said.at + "1"), None)
+    plan = plan_prune(lake.vault, NOTHING, key)  # what others say of the third is not taken for a verification
     assert plan.going == (second.id,) and not plan.objects  # the first is the newest that was verified
     assert lake.verify(third).is_good
     plan = plan_prune(lake.vault, NOTHING, key)

@@ -50,7 +50,7 @@ class BasePruning:
 def plan_base_prune(vault: Vault, policy: Policy, public_key: str) -> BasePruning:
     """What a prune would do now. Raises :class:`IntegrityError` where a base backup cannot be read."""
     found = {each: load_base(vault, each, public_key) for each in complete_base_ids(vault)}
-    verified = last_verified(vault, tuple(found))
+    verified = last_verified(vault, tuple(found), public_key)
     if found and not verified:
         raise SettingsError(
             "no base backup of the databases has been verified: none is removed before one is",

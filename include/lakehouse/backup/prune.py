@@ -106,7 +106,7 @@ def decide(cuts: Sequence[tuple[str, datetime]], verified: str, policy: Policy, 
 def plan_prune(vault: Vault, policy: Policy, public_key: str) -> Pruning:
     """What a prune would do now. Raises :class:`IntegrityError` where a set, and so what it needs, cannot be read."""
     found = {set_id: load_set(vault, set_id, public_key) for set_id in complete_ids(vault)}
-    verified = last_verified(vault, tuple(found))
+    verified = last_verified(vault, tuple(found), public_key)
     if found and not verified:
         raise SettingsError(
             "no set has been verified: none is removed before one is",
@@ -138,10 +138,10 @@ def run_prune(vault: Vault, plan: Pruning) -> int:
     return refused
 
 
-def last_verified(vault: Vault, complete: Sequence[str]) -> str:
+def last_verified(vault: Vault, complete: Sequence[str], public_key: str) -> str:
     """The newest complete set whose last verification found nothing; '' if there is none."""
     for set_id in sorted(complete, reverse=True):
-        records = read_records(vault, set_id)
+        records = read_records(vault, set_id, public_key)
         if records and records[-1].is_good:
             return set_id
     return ""

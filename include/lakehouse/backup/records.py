@@ -1,12 +1,17 @@
-"""What was found when sets were verified: kept beside them, since pruning and the next set go by it."""
+"""What was found when sets were verified: kept beside them, since pruning and the next set go by it.
+
+A record is signed like the manifest of a set. One that is not says nothing good about a set, whoever wrote it: else
+somebody who may write backups could have the last good ones pruned. What it calls damaged is stored anew all the same.
+"""
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lakehouse.backup.signing import Signer, check_signature
 from lakehouse.backup.vault import Vault
 from lakehouse.core.errors import IntegrityError
 
@@ -48,11 +53,25 @@ class Verification:
     damages: tuple[Damage, ...]
     others: tuple[Damage, ...] = ()
     format_version: int = FORMAT_VERSION
+    signature: str = ""
 
     @property
     def is_good(self) -> bool:
         """Whether nothing was found."""
         return not self.damages
+
+    def signed(self, signer: Signer) -> Verification:
+        """With a signature over everything else."""
+        bare = replace(self, signature="")
+        return replace(bare, signature=signer.sign(bare.to_json()))
+
+    def is_ours(self, public_key: str) -> bool:
+        """Whether it was signed with the key whose public part this is."""
+        bare = replace(self, signature="").to_json()
+        with suppress(IntegrityError):
+            check_signature(bare, self.signature, public_key, self.set_id, what="the record of a verification")
+            return True
+        return False
 
     def to_json(self) -> bytes:
         """The record as it is stored."""
@@ -73,25 +92,46 @@ def _damage(value: dict[str, Any]) -> Damage:
     return Damage(**{**value, "tables": tuple(value["tables"]), "snapshots": tuple(value["snapshots"])})
 
 
-def write_record(vault: Vault, record: Verification) -> None:
-    """Keep a record, under the set's id and the time."""
+def write_record(vault: Vault, record: Verification, signer: Signer | None) -> None:
+    """Keep a record, under the set's id and the time. Without a signer it says what is damaged, and nothing else."""
+    record = record.signed(signer) if signer else record
     stamp = record.at.replace(":", "").replace("-", "")
     vault.put(f"{VERIFIED}{record.set_id}/{stamp}.json", record.to_json(), anew=True)
 
 
-def read_records(vault: Vault, set_id: str) -> list[Verification]:
-    """All records of a set that can be read, oldest first: nobody stops a backup by writing others beside them."""
-    found = (_read(vault, key) for key in sorted(vault.keys(f"{VERIFIED}{set_id}/")))
+def read_records(vault: Vault, set_id: str, public_key: str) -> list[Verification]:
+    """All records of a set that we signed, oldest first."""
+    return sorted(_records(vault, set_id, public_key), key=lambda each: each.at)
+
+
+def newest_record(vault: Vault, public_key: str, known: dict[str, Verification]) -> Verification | None:
+    """The newest record of any set that we signed; ``known`` has those that were read before by their keys."""
+    keys = [key for key in vault.keys(VERIFIED) if key.endswith(".json")]
+    for key in sorted(keys, key=lambda key: key.rpartition("/")[2], reverse=True):
+        record = known.get(key) or _read(vault, key, public_key)
+        if record:
+            known.clear()
+            known[key] = record
+            return record
+    return None
+
+
+def _records(vault: Vault, set_id: str, public_key: str = "") -> list[Verification]:
+    """All that can be read: nobody stops a backup by writing others beside them."""
+    found = (_read(vault, key, public_key) for key in sorted(vault.keys(f"{VERIFIED}{set_id}/")))
     return [record for record in found if record and record.set_id == set_id]
 
 
-def _read(vault: Vault, key: str) -> Verification | None:
+def _read(vault: Vault, key: str, public_key: str = "") -> Verification | None:
+    """What stands there, on top or below; with a key only what was signed with it."""
     for body in vault.bodies(key):
         with suppress(IntegrityError):
-            return Verification.from_json(body, vault.store.where(key))
+            record = Verification.from_json(body, vault.store.where(key))
+            if not public_key or record.is_ours(public_key):
+                return record
     return None
 
 
 def damaged_keys(vault: Vault, set_id: str) -> frozenset[str]:
     """The objects that any verification of a set found damaged."""
-    return frozenset(damage.key for record in read_records(vault, set_id) for damage in record.damages)
+    return frozenset(damage.key for record in _records(vault, set_id) for damage in record.damages)

@@ -54,6 +54,11 @@ def signer_of(settings: Settings) -> Signer:
     return Signer(Ed25519PrivateKey.from_private_bytes(_key(text, "LAKEHOUSE_BACKUP_SIGNING_KEY")))
 
 
+def signer_if_any(settings: Settings) -> Signer | None:
+    """The signer that the settings name; None where only the public key is known, as on an auditor's machine."""
+    return signer_of(settings) if settings.backup_signing_key.get_secret_value() else None
+
+
 def public_key_of(settings: Settings) -> str:
     """The key that signatures are checked by: what is set, else that of the signing key."""
     if settings.backup_public_key:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from lakehouse.backup.drills import DRILLS, Drill, Goals, drill_ids, duration, read_drill
-from lakehouse.backup.records import VERIFIED, Verification
+from lakehouse.backup.records import Verification, newest_record
 from lakehouse.backup.sets import COMPLETE, SETS, BackupSet, complete_ids, is_complete, load_set
 from lakehouse.backup.vault import Vault
 from lakehouse.core.settings import Settings
@@ -119,7 +119,7 @@ def read_status(vault: Vault, public_key: str, limits: Limits, now: datetime, se
     seen = seen if seen is not None else Seen()
     last = _last_set(vault, public_key, now, seen)
     exposure = exposure_of(seen.finished, now) if last else None
-    verification = _last_verification(vault, seen)
+    verification = newest_record(vault, public_key, seen.verifications)
     drills = _last_drills(vault, public_key, seen)
     good = next((each for each in drills if each.is_good), None)
     oldest = cut_time(min(seen.finished)) if seen.finished else None
@@ -173,16 +173,6 @@ def _finished(vault: Vault, after: str) -> dict[str, datetime]:
         if name == COMPLETE and entry.modified_at is not None:
             found[set_id] = entry.modified_at.astimezone(UTC)
     return found
-
-
-def _last_verification(vault: Vault, seen: Seen) -> Verification | None:
-    keys = [key for key in vault.keys(VERIFIED) if key.endswith(".json")]
-    newest = max(keys, key=lambda key: key.rpartition("/")[2], default="")
-    if not newest:
-        return None
-    if newest not in seen.verifications:
-        seen.verifications = {newest: Verification.from_json(vault.get(newest), vault.store.where(newest))}
-    return seen.verifications[newest]
 
 
 def _last_drills(vault: Vault, public_key: str, seen: Seen) -> Sequence[Drill]:

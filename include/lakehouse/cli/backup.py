@@ -107,7 +107,7 @@ def list_sets(as_json: Json = False) -> None:
     found: list[tuple[Manifest, list[Verification]]] = []
     for set_id in reversed(complete):
         try:
-            found.append((load_set(vault, set_id, public_key).manifest, read_records(vault, set_id)))
+            found.append((load_set(vault, set_id, public_key).manifest, read_records(vault, set_id, public_key)))
         except IntegrityError as error:
             typer.echo(f"{set_id} is of no use: {error.what}", err=True)
     if as_json:
@@ -173,7 +173,7 @@ def verify(
     from lakehouse.backup.base_check import verify_bases
     from lakehouse.backup.records import write_record
     from lakehouse.backup.sets import require_known
-    from lakehouse.backup.signing import public_key_of
+    from lakehouse.backup.signing import public_key_of, signer_if_any
     from lakehouse.backup.verify import Share, put_back, tables_of
     from lakehouse.backup.verify import as_json as rendered
     from lakehouse.backup.verify import verify as look
@@ -182,17 +182,17 @@ def verify(
     share = Share() if is_whole else Share.of_day(vault.now, days)
     with console.status("verifying") as status:
         told = lambda phase, files, size: status.update(_phase(phase, files, size))  # noqa: E731
-        known, public_key = require_known(vault, set_id), public_key_of(settings())
+        known, public_key, signer = require_known(vault, set_id), public_key_of(settings()), signer_if_any(settings())
         record = look(vault, known, public_key, share, vault.now, told)
-        write_record(vault, record)
+        write_record(vault, record, signer)
         laid = put_back(vault, record.damages) if puts_back else ()
         if laid:
             record = look(vault, known, public_key, share, SystemClock().now(), told)
-            write_record(vault, record)
+            write_record(vault, record, signer)
         status.update("databases")
         bases = verify_bases(vault, public_key, share, vault.now)
     for each in bases:
-        write_record(vault, each)
+        write_record(vault, each, signer)
     if as_json:
         typer.echo(rendered(record, bases))
     else:
