@@ -86,6 +86,26 @@ class Airflow:
         """The run, when it has ended."""
         return wait_for(lambda: _ended(self.run(dag, run)), seconds, f"{dag} {run} to end")
 
+    def returned(self, dag: str, run: str, task: str) -> Mapping[str, Any]:
+        """What a task left for others."""
+        path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
+        return dict(self.ask("GET", path)["value"])
+
+    def page(self, path: str) -> httpx.Response:
+        """A page beside the API, as who is logged in."""
+        return self._http.get(f"{self.url}/{path}")
+
+    def page_with(self, path: str, words: str) -> str | None:
+        """A page's text once it has these words."""
+        text = self.page(path).text
+        return text if words in text else None
+
+    def asked(self, dag: str, run: str, seconds: float = 600) -> str:
+        """What the run shows whoever is to approve, once it waits for that."""
+        wait_for(lambda: self.tasks(dag, run)["approve"]["state"] == "awaiting_input", seconds, f"{dag} to ask")
+        path = f"/dags/{dag}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+        return str(self.ask("GET", path)["body"])
+
     def approve(self, dag: str, run: str, seconds: float = 600) -> Mapping[str, Any]:
         """Approve what the run asks, as often as it asks; the run, when it has ended.
 

@@ -1,4 +1,5 @@
-"""A lake is operated from Airflow: a backfill with a kill in the middle, a gate that refuses, a file that is corrected.
+"""A lake is operated from Airflow: a backfill with a kill in the middle, a gate that refuses, a file that is corrected,
+a rule that changes, a backup, a drill and a restore.
 
 The tests build on each other, on one Airflow, in this order.
 """
@@ -16,13 +17,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import httpx
 import psutil
 import pytest
 from tests.airflow.client import wait_for
 from tests.airflow.conftest import World
 
+from lakehouse.backup.signing import public_key_of
+from lakehouse.backup.status import Limits, read_status
+from lakehouse.backup.vault import Vault
 from lakehouse.contracts.index import compile_for
 from lakehouse.contracts.load import load_contracts
+from lakehouse.core.clock import SystemClock
 from lakehouse.core.encoding import fingerprint_table
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
@@ -30,6 +36,7 @@ from lakehouse.core.types import DataType
 from lakehouse.engine.tables import business_types
 from lakehouse.ledger.outstanding import gold_is_current
 from lakehouse.ledger.watermark import load_table, open_catalog, read_head
+from lakehouse.recovery.drill import has_scratch
 from lakehouse.stack import buckets, credentials, roles
 
 LAND, TRANSFORM, GOLD = "land_shop_orders", "transform_shop_orders", "build_marts"
@@ -102,8 +109,6 @@ def extra_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def test_only_who_logs_in_sees_anything(world: World) -> None:
-    import httpx
-
     assert httpx.get(f"{world.airflow.url}/api/v2/dags", timeout=30).status_code == 401
     dags = world.airflow.ask("GET", "/dags", params={"limit": 100})["dags"]
     assert {LAND, TRANSFORM, GOLD, "rebuild_table", "housekeeping"} <= {dag["dag_id"] for dag in dags}
@@ -241,9 +246,7 @@ def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> No
     contract.write_text(contract.read_text().replace("    references:\n", rule, 1))
     compile_for(world.settings)
     run = world.airflow.trigger("replay_table", table=str(FACT))
-    wait_for(lambda: world.airflow.tasks("replay_table", run)["approve"]["state"] == "awaiting_input", 600, "the form")
-    task = f"/dags/replay_table/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
-    shown = world.airflow.ask("GET", task)["body"]
+    shown = world.airflow.asked("replay_table", run)
     assert f"of {30 * (DAYS + 1)} rows 0 come in and {DAYS + 1} go out" in shown
     assert rows(world.settings, str(FACT)) == 30 * (DAYS + 1), "nothing is published before"
     assert world.airflow.approve("replay_table", run)["state"] == "success"
@@ -252,6 +255,69 @@ def test_a_replay_waits_for_a_person_and_does_what_was_shown(world: World) -> No
     published = read_head(open_catalog(world.settings), FACT).snapshot_id
     assert last == {"by": "replay", "approved_by": "admin (Airflow)", "snapshot_id": published}
     wait_for(lambda: marts_are_current(world.settings), 600, "the marts")
+
+
+def back_up(world: World) -> str:
+    """A set by its DAG; returns its id."""
+    run = world.airflow.trigger("back_up_lake")
+    assert world.airflow.wait_for_run("back_up_lake", run)["state"] == "success"
+    made = world.airflow.returned("back_up_lake", run, "create")
+    assert made["tables"] > 5
+    return str(made["id"])
+
+
+def test_a_drill_waits_for_approval_and_its_report_can_be_handed_on(world: World) -> None:
+    run = world.airflow.trigger("drill_recovery")
+    shown = world.airflow.asked("drill_recovery", run)
+    assert "are restored into a scratch catalog" in shown and "Nothing of the lake is touched" in shown
+    assert world.airflow.approve("drill_recovery", run)["state"] == "success"
+    found = world.airflow.returned("drill_recovery", run, "drill")
+    assert found["is_good"] and found["set_id"] in shown
+    report = world.airflow.page(found["page"])
+    assert report.status_code == 200 and httpx.get(f"{world.airflow.url}/{found['page']}").status_code == 401
+    who = world.airflow.user
+    for words in ("Passed", found["set_id"], f"<dd>{who} (Airflow)</dd>", str(FACT), "Time to restore"):
+        assert words in report.text, words
+    assert f"<dt>Approved by</dt><dd>{who}</dd>" in report.text
+    overview = wait_for(lambda: world.airflow.page_with("lakehouse/", found["id"]), 60, "the page to know of the drill")
+    assert "passed" in overview and "Last complete set" in overview
+    now = SystemClock().now()
+    stands = read_status(Vault.open(world.settings, now), public_key_of(world.settings), Limits.of(world.settings), now)
+    assert stands.drill and stands.drill.id == found["id"] and not has_scratch(world.settings)
+
+
+def test_the_lake_is_restored_and_the_pipeline_goes_on(world: World) -> None:
+    """To a set, and a day that landed after it is taken again."""
+    world.airflow.wait_until_idle(LAND, TRANSFORM, GOLD)
+    before, set_id = rows(world.settings, str(FACT)), back_up(world)
+    write(world, DAYS + 1)
+    run = world.airflow.trigger(LAND, first_day=day(DAYS + 1).isoformat())
+    assert world.airflow.wait_for_run(LAND, run)["state"] == "success"
+    wait_for(lambda: rows(world.settings, str(FACT)) == before + 29, 300, "the day in silver")
+    wait_for(lambda: marts_are_current(world.settings), 300, "the marts")
+    world.airflow.wait_until_idle(LAND, TRANSFORM, GOLD)
+    whole = fingerprints(world.settings)
+    form = {"what": "everything", "when": set_id, "reason": "the last day must be looked at"}
+    run = world.airflow.trigger("restore_lake", **form)
+    assert f"**{FACT}**: {before + 29} → {before} rows" in world.airflow.asked("restore_lake", run)
+    assert fingerprints(world.settings) == whole, "nothing happens before"
+    assert world.airflow.approve("restore_lake", run)["state"] == "success"
+    done = world.airflow.returned("restore_lake", run, "confirm")
+    assert str(FACT) in done["tables"] and done["verified"]["files"] > 10
+    said = world.airflow.log("restore_lake", run, "report")
+    assert form["reason"] in said and f"approved by {world.airflow.user}" in said
+    wait_for(lambda: rows(world.settings, str(FACT)) == before + 29, 300, "the last day, taken again")
+    wait_for(lambda: marts_are_current(world.settings), 300, "the marts")
+    world.airflow.wait_until_idle(TRANSFORM, GOLD)
+    assert fingerprints(world.settings) == whole, "no batch twice"
+
+
+@pytest.mark.parametrize("wrong", [
+    {"what": "--all"}, {"what": "silver; x"}, {"when": "{{ x }}"}, {"when": "--yes"}, {"reason": ""},
+])  # fmt: skip
+def test_a_form_of_a_restore_takes_only_what_it_means(wrong: dict[str, str], world: World) -> None:
+    body = {"logical_date": None, "conf": {"what": "silver", "when": "", "reason": "because", **wrong}}
+    assert world.airflow.status("POST", "/dags/restore_lake/dagRuns", json=body) == 400
 
 
 def test_the_tables_are_those_that_the_command_line_makes(world: World, tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ class Places:
         return scheme == "s3" and bucket in (self.warehouse, self.landing) and is_plain
 
     def copy_key(self, uri: str) -> str:
-        """Where the bytes of a file are kept as they are."""
+        """Where the bytes of a file are kept as they are. A lake that moved to other buckets has other files there."""
         bucket, key = self.split(uri)
-        return f"{OBJECTS}/{'warehouse' if bucket == self.warehouse else 'landing'}/{key}"
+        return f"{OBJECTS}/{bucket}/{key}"
 
     def query_key(self, uri: str, sha256: str) -> str:
         """Where a rewritten form of it with this content lies; equal forms of several sets are one object."""
@@ -85,9 +85,8 @@ class Places:
 
     def moved_text(self, text: str) -> str | None:
         """The same of a text that may be the beginning of a name only; None where it is of another place."""
-        for bucket, role in ((self.warehouse, "warehouse"), (self.landing, "landing")):
-            if text.startswith(f"s3://{bucket}/"):
-                return self.uri(f"{OBJECTS}/{role}/{text.removeprefix(f's3://{bucket}/')}")
+        if text.startswith((f"s3://{self.warehouse}/", f"s3://{self.landing}/")):
+            return self.uri(f"{OBJECTS}/{text.removeprefix('s3://')}")
         return None
 
 

@@ -182,8 +182,9 @@ def _rows(count: int | None) -> str:
 
 
 def _done_lines(done: Restored) -> Iterator[str]:
+    what = f"{len(done.tables)} tables are restored" if done.tables else "The catalog named all tables, files are back"
     yield (
-        f"{len(done.tables)} tables are restored: {done.copied.files:,} files, {decimal(done.copied.bytes)} copied, "
+        f"{what}: {done.copied.files:,} files, {decimal(done.copied.bytes)} copied, "
         f"{done.verified.files:,} files verified, in {done.seconds_taken:,.1f} s."
     )
     if done.replaced:
