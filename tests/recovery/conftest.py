@@ -77,11 +77,11 @@ def in_a_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Home]:
-    """A lake that took some days and was backed up, with its servers up. Backups are on a disk of their own."""
+    """A lake that took some days and was backed up, with its servers and a warm Spark. Backups are on another disk."""
     with in_a_folder() as folder:
-        made = new_home(folder, backup_data=str(folder / "disk2"))
+        made = new_home(folder, backup_data=str(folder / "disk2"), spark_driver_memory="1g")
         try:
-            made.say("lakehouse up")
+            made.say("lakehouse up --spark")
             made.grow(FIRST_DAYS)
             made.say("lakehouse run --json")
             made.say("lakehouse backup databases --json")

@@ -22,12 +22,13 @@ _EXIT = re.compile(r"^# exit code (\d+)$", re.MULTILINE)
 _DIFFERS = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (re.compile(r"\d{8}T\d{6}Z?(-[0-9a-f]+)?"), "TIME"),
+    (re.compile(r"\b\d{8}t\d{6}z_[0-9a-f]+"), "TIME"),
     (re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?(\+00:00|Z)?"), "TIME"),
     (re.compile(r"\bs3://\S+"), "FILE"),
     (re.compile(r"(?<![\w.])/[\w./-]+"), "PATH"),
     (re.compile(r"(?<=, by )\w+"), "WHO"),
     (re.compile(r"\b[0-9a-f]{8,}(-[0-9a-f]+)*\b"), "ID"),
-    (re.compile(r"\d[\d,.]*( (B|kB|KB|KiB|MB|MiB|GB|GiB)\b)?"), "N"),
+    (re.compile(r"\d[\d,.]*( (B|bytes|kB|KB|KiB|MB|MiB|GB|GiB)\b)?"), "N"),
     (re.compile(r"[│┃┏┓┗┛┡┩├┤━─┳┻╇┴┬┼]"), " "),
     (re.compile(r"\s+"), " "),
 )

@@ -171,6 +171,8 @@ def _plan_lines(plan: RestorePlan) -> Iterator[str]:
         if plan.wanted.everything
         else ""
     )
+    if plan.wanted.thorough:
+        yield "  What is there already is read besides, and copied where its bytes are others."
     if plan.replaced:
         old = "the bucket keeps the old bytes as versions" if plan.is_versioned else "the bucket keeps no old bytes"
         yield f"  {len(plan.replaced)} of these are there with another size, and are replaced; {old}"
