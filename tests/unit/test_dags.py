@@ -45,6 +45,7 @@ EXPECTED = {
     "quality_docs",
     "housekeeping",
     "maintain_tables",
+    "back_up_databases",
     "back_up_lake",
     "check_lake",
     "drill_recovery",

@@ -14,7 +14,7 @@ from functools import partial
 from typing import LiteralString
 
 from lakehouse.backup import wal
-from lakehouse.backup.bases import Base, is_complete, load_base
+from lakehouse.backup.bases import Base, base_ids, is_complete, load_base
 from lakehouse.backup.drills import duration
 from lakehouse.backup.records import Verification
 from lakehouse.backup.vault import Vault
@@ -141,13 +141,27 @@ class Databases:
             return []
         if not self.writing.is_archiving:
             return ["PostgreSQL does not archive its log: run `lakehouse up`"]
-        limit, lag = _TIMEOUTS * self.writing.timeout, self.lag(now) or timedelta()
-        if min(lag, now - self.writing.started_at) <= limit:  # while it was stopped, it could not archive
+        if not self.is_late(now):
             return []
-        words = (
-            f"what was committed to the databases in the last {_age(lag)} is not archived, the limit is {_age(limit)}"
-        )
+        lag, limit = self.lag(now) or timedelta(), _TIMEOUTS * self.writing.timeout
+        words = f"the log of the databases is archived up to {_age(lag)} ago only, the limit is {_age(limit)}"
         return [f"{words}: {self.log_words(now)}"]
+
+    def is_late(self, now: datetime) -> bool:
+        """Whether more than a segment or two is not archived. While PostgreSQL was stopped, it could not do so."""
+        lag = self.lag(now)
+        if self.writing is None or lag is None:
+            return False
+        return min(lag, now - self.writing.started_at) > _TIMEOUTS * self.writing.timeout
+
+    def words(self, now: datetime) -> str:
+        """All of it in one line."""
+        return f"base backup: {self.base_words(now)}; log: {self.log_words(now)}"
+
+    def base_words(self, now: datetime) -> str:
+        """How old the last base backup is, in words."""
+        age = self.base_age(now)
+        return f"{_age(age)} ago" if age is not None else "none that leads to the databases as they are now"
 
     def log_words(self, now: datetime) -> str:
         """How far the log is archived, in words."""
@@ -171,13 +185,8 @@ class Databases:
         if age is not None and age > limit:
             return [f"the last base backup of the databases is {_age(age)} old, the limit is {_age(limit)}"]
         if age is None and since is not None and now - since > limit:
-            return [f"{self.no_base_words}: run `lakehouse backup databases`"]
+            return ["no base backup leads to the databases as they are now: run `lakehouse backup databases`"]
         return []
-
-    @property
-    def no_base_words(self) -> str:
-        """What is missing where there is no base."""
-        return "no base backup leads to the databases as they are now"
 
     def _damage_words(self) -> list[str]:
         words = f"the last verification found {self.damaged} damaged files of the databases' backups"
@@ -191,6 +200,11 @@ class SeenBases:
     bases: dict[str, Base] = field(default_factory=dict)
     paths: dict[tuple[str, int], Sequence[tuple[int, int]]] = field(default_factory=dict)
     newest: Archived | None = None
+
+
+def look(vault: Vault, public_key: str, asked: Ask) -> Databases:
+    """How they stand now, without what verifications found. Raises as :func:`read_databases` does."""
+    return read_databases(vault, public_key, asked, base_ids(vault), (), SeenBases())
 
 
 def read_databases(

@@ -159,8 +159,6 @@ def _say_status(found: Status) -> None:
             f"{duration(found.drill.rto_all_seconds)}"
         )
     if found.databases:
-        age = found.databases.base_age(found.at)
-        typer.echo(f"last base backup of the databases: {duration(age.total_seconds()) + ' ago' if age else 'none'}")
-        typer.echo(f"log of the databases: {found.databases.log_words(found.at)}")
+        typer.echo(f"databases: {found.databases.words(found.at)}")
     for words in found.overdue:
         typer.echo(f"! {words}")
