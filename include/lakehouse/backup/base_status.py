@@ -70,10 +70,9 @@ def ask(settings: Settings) -> Writing:
     settings.require_servers()
     try:
         with connect(settings.as_reader(), "status") as connection:
-            row = connection.execute(_QUESTION).fetchone()
+            [row] = connection.execute(_QUESTION).fetchall()
     except psycopg.Error as error:
         raise TransientError(f"PostgreSQL does not say what it archives: {str(error).splitlines()[0]}") from None
-    assert row is not None  # noqa: S101 - one row of each
     server, name, started_at, failed_at, options = row
     segment_bytes = int(options["wal_segment_size"])
     timeline, segment = wal.segment_of(name, segment_bytes) or (0, 0)
@@ -134,9 +133,9 @@ class Databases:
 
     def overdue(self, now: datetime, limit: timedelta, since: datetime | None) -> list[str]:
         """What a person has to look at. The first base backup has time until ``limit`` after ``since``."""
-        return [*self._log_words(now), *self._base_words(now, limit, since), *self._damage_words()]
+        return [*self._late_log(now), *self._late_base(now, limit, since), *self._damage()]
 
-    def _log_words(self, now: datetime) -> list[str]:
+    def _late_log(self, now: datetime) -> list[str]:
         if self.writing is None:
             return []
         if not self.writing.is_archiving:
@@ -180,7 +179,7 @@ class Databases:
     def _came(self, now: datetime) -> str:
         return f"{_age(max(now - self.archived.at, timedelta()))} ago" if self.archived else "never"
 
-    def _base_words(self, now: datetime, limit: timedelta, since: datetime | None) -> list[str]:
+    def _late_base(self, now: datetime, limit: timedelta, since: datetime | None) -> list[str]:
         age = self.base_age(now)
         if age is not None and age > limit:
             return [f"the last base backup of the databases is {_age(age)} old, the limit is {_age(limit)}"]
@@ -188,7 +187,7 @@ class Databases:
             return ["no base backup leads to the databases as they are now: run `lakehouse backup databases`"]
         return []
 
-    def _damage_words(self) -> list[str]:
+    def _damage(self) -> list[str]:
         words = f"the last verification found {self.damaged} damaged files of the databases' backups"
         return [words] if self.damaged else []
 

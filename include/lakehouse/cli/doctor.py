@@ -88,7 +88,7 @@ def _databases(current: Settings) -> Iterator[Check]:
     try:
         stands = look(Vault.open(current.as_backup_reader(), now), public_key_of(current), asked)
     except LakehouseError as error:
-        yield Check("databases' backups", "warn", f"nobody could look: {error.what}", error.todo or "see `backups`")
+        yield Check("backups of databases", "warn", f"nobody could look: {error.what}", error.todo or "see `backups`")
         return
     overdue = stands.overdue(now, Limits.of(current).base, None)
     yield check_databases(stands.words(now), overdue, stands.base is not None)

@@ -212,7 +212,7 @@ _WATCH_DOC = """Fails, and so alerts, while backups miss a goal, whatever the re
 
 Runs `lakehouse backup status` four times a day: the last complete set, verification or good drill is too old; a drill
 failed; a verification found damage; a restore takes longer than its goal; the last base backup of the databases is too
-old, or their log is not archived. So a DAG that is paused, or that nobody set up, is noticed too. The goals are settings:
+old, or their log is not archived. So a DAG that is paused, or that nobody set up, is noticed too. Goals are settings:
 `LAKEHOUSE_BACKUP_RPO_MINUTES`, `LAKEHOUSE_BACKUP_RTO_MINUTES` and `LAKEHOUSE_BACKUP_DRILL_DAYS`.
 """
 
