@@ -7,8 +7,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tests.backup_lake import content_of
 from lakehouse.backup import wal
 from lakehouse.backup.base_check import verify_bases
 from lakehouse.backup.base_prune import plan_base_prune, run_base_prune
+from lakehouse.backup.base_status import Databases, ask, look
 from lakehouse.backup.bases import Base, complete_base_ids
 from lakehouse.backup.create import create
 from lakehouse.backup.prune import Policy
@@ -39,7 +40,7 @@ from lakehouse.ledger.watermark import open_catalog
 from lakehouse.recovery import base_backup, databases
 from lakehouse.recovery.databases import Done
 from lakehouse.recovery.lost_catalog import CatalogRebuild
-from lakehouse.stack import credentials, down, postgres, up
+from lakehouse.stack import archiving, credentials, down, postgres, up
 
 TABLE = "silver.orders"
 Content = list[dict[str, Any]]
@@ -244,6 +245,46 @@ def test_a_new_machine_with_the_bucket_alone(machine: Machine) -> None:
         finally:
             down(other.settings)
     assert all(record.is_good for record in machine.verify())
+
+
+def test_an_archive_that_stands_still_is_told(machine: Machine) -> None:
+    """As the reader sees it. The bucket refuses whoever archives; then it takes what waited."""
+
+    def stands() -> Databases:
+        now = machine.settings
+        return look(machine.vault, public_key_of(now), lambda: ask(now))
+
+    base = machine.back_up()
+    machine.append(59)
+    machine.archive_all()
+    well = stands()
+    assert (well.base, well.waiting, well.is_behind, well.problem) == (base, 0, False, "")
+    assert well.writing and (well.writing.is_archiving, well.writing.timeout) == (True, timedelta(minutes=5))
+    identity = archiving.folder_of(machine.home) / "stack.env"
+    whole = identity.read_text()
+    identity.write_text(whole.replace(machine.settings.backup_bucket, "no-such-bucket"))
+    machine.append(60)
+    machine.sql("postgres", "SELECT pg_switch_wal()")
+    machine.append(61)
+    wait_for(lambda: stands().is_behind and "the last try failed at" in stands().words(datetime.now(UTC)))
+    late = stands()
+    assert (late.base, late.waiting) == (base, 1) and late.writing
+    long_up = replace(late, writing=replace(late.writing, started_at=base.finished))
+    [words] = long_up.overdue(datetime.now(UTC) + timedelta(hours=1), timedelta(days=2), None)
+    assert "the limit is 10 min" in words and "1 waits, the last try failed at" in words
+    identity.write_text(whole)
+    machine.sql("postgres", "SELECT pg_reload_conf()")  # it waits a minute after it failed three times
+    wait_for(lambda: not stands().is_behind)
+    wrong = machine.settings.model_copy(update={"reader_password": SecretStr("wrong")})
+    away = look(machine.vault, public_key_of(wrong), lambda: ask(wrong))
+    assert away.base == base and "password authentication failed" in away.words(datetime.now(UTC))
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_damage_of_the_archive_is_named(machine: Machine) -> None:

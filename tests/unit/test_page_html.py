@@ -19,9 +19,12 @@ from fastapi.testclient import TestClient
 from tests.drills import SET, a_drill
 from tests.page_lake import NOW, Clock, FakeLake, consumed, decide, land, read, refresher, snapshot
 
+from lakehouse.backup.base_status import Databases, Writing
+from lakehouse.backup.bases import Base
 from lakehouse.backup.drill_report import render_report
 from lakehouse.backup.records import Verification
 from lakehouse.backup.status import Exposure, LastSet, Limits, Seen, Status
+from lakehouse.backup.wal import Archived
 from lakehouse.core.errors import IntegrityError, LakehouseError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.ledger.watermark import Stamp
@@ -594,6 +597,38 @@ def test_backups_that_are_not_there_or_not_known_are_told() -> None:
     assert "There is no set" in section(Known(has_backups=True, backups=empty)).text
     extrapolated = backed_up(good_drill=a_drill(tables_of_set=9))
     assert "extrapolated" in section(Known(has_backups=True, backups=extrapolated)).text
+
+
+def databases(**given: Any) -> Databases:
+    """Databases whose log is archived up to now."""
+    base = Base("b", "7", "18.4", 1, NOW.isoformat(), (NOW - timedelta(hours=5)).isoformat(), "0/3000028", "0/3000120",
+                1 << 24, 9, ())  # fmt: skip
+    newest = Archived("k", "000000010000000000000004", 9, NOW - timedelta(minutes=20))
+    writing = Writing("7", 1, 5, 1 << 24, NOW - timedelta(days=9), True, timedelta(minutes=5))
+    return Databases(**{"base": base, "archived": newest, "writing": writing, **given})
+
+
+def test_how_the_databases_can_be_brought_back_is_shown() -> None:
+    def shown(found: Databases) -> Element:
+        words = tuple(found.overdue(NOW, timedelta(days=2), None))
+        return section(Known(has_backups=True, backups=backed_up(databases=found, overdue=words)))
+
+    well = databases()
+    assert "Databases' base backup 5 h" in shown(well).text
+    assert "Databases' log archived the newest segment came 20 min ago, none waits" in shown(well).text
+    assert not shown(well).find("span", **{"class": "badge late"})
+    assert well.writing and well.archived
+    slow = replace(well, writing=replace(well.writing, segment=7, failed_at=NOW))
+    late = shown(slow)
+    assert [badge.text for badge in late.find("span", **{"class": "badge late"})] == ["20 min behind"]
+    assert "The log of the databases is archived up to 20 min ago only" in late.find("div", role="alert")[0].text
+    soon = shown(replace(slow, archived=replace(well.archived, at=NOW - timedelta(minutes=4))))
+    assert "4 min behind" in soon.text and not soon.find("span", **{"class": "badge late"})
+    old = shown(replace(well, base=None))
+    assert "Databases' base backup none" in old.text
+    away = shown(replace(well, writing=None, problem=f"it is away {EVIL}"))
+    assert "PostgreSQL did not say what waits: it is away" in away.text and not away.find("script")
+    assert "Databases'" not in section(Known(has_backups=True, backups=backed_up())).text, "where they are not ours"
 
 
 @dataclass

@@ -21,7 +21,9 @@ __all__ = ["told"]
 DAGS = all_dags(project_index())
 PLACE = Settings(backup_bucket="lake-backups")
 SET = "20260304T115500Z-4567cdef"
-STANDS, NO_SET = Answer(0, {"set": {"id": SET}, "overdue": []}), Answer(7, {"set": None, "overdue": ["there is none"]})
+STANDS = Answer(0, {"set": {"id": SET}, "databases": None, "overdue": []})
+NO_SET = Answer(7, {"set": None, "databases": {"base": None}, "overdue": ["there is none"]})
+ONLY_A_BASE = Answer(7, {"set": None, "databases": {"base": {"id": SET}}, "overdue": ["there is none"]})
 LOOKED = {"tables": ["silver.dim_customer"], "set": SET, "summary": "…"}
 APPROVED = {"chosen_options": ["Approve"], "responded_by_user": {"id": "1", "name": "grace"}}
 DRILLED: dict[str, Any] = {
@@ -69,7 +71,7 @@ def test_where_no_place_is_configured_every_task_of_backups_is_skipped(
                 skipped += 1
                 with pytest.raises(AirflowSkipException, match="LAKEHOUSE_BACKUP_BUCKET"):
                     each.execute(context(ti=Ti(known={}), params={"tables": ""}))
-    assert skipped == 5 and told.commands == []
+    assert skipped == 6 and told.commands == []
 
 
 def test_increments_are_frequent_enough_for_the_goal() -> None:
@@ -110,6 +112,48 @@ def test_a_verification_names_what_is_damaged_and_old_sets_go_only_after_a_good_
     assert running["outlet_events"][VERIFIED].extra == {"set_id": SET, "files": 9, "read": 4}
     [asset] = DAGS["prune_backups"].timetable.asset_condition.objects  # type: ignore[attr-defined]
     assert asset.name == VERIFIED.name and verify.outlets == [VERIFIED]
+
+
+def test_the_databases_are_backed_up_each_day_before_they_are_verified_and_no_set_waits(told: Told) -> None:
+    told.answers = [Answer(0, {"id": SET, "finished_at": "…", "size_bytes": 9, "stored_bytes": 3, "signature": "x"})]
+    base = task("back_up_databases", "base_backup")
+    assert base.execute(context()) == {"id": SET, "finished_at": "…", "size_bytes": 9, "stored_bytes": 3}
+    assert words_of(told) == ["backup databases --json"]
+    assert base.pool != task("back_up_lake", "create").pool, "a set would wait for it there"
+    base_cron, verify_cron = (
+        str(getattr(DAGS[dag].timetable, "expression", "")).split() for dag in ("back_up_databases", "verify_backups")
+    )
+    assert base_cron[2:] == ["*"] * 3 and int(base_cron[1]) < int(verify_cron[1])
+
+
+def test_a_server_that_does_not_archive_fails_and_one_of_somebody_else_is_skipped(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.answers = [Answer(5, None, ("PostgreSQL does not archive its log", "run `lakehouse up`"))]
+    with pytest.raises(AirflowException, match="does not archive its log"):
+        task("back_up_databases", "base_backup").execute(context())
+    for theirs in ({"postgres_server": "external"}, {"postgres_host": "db.example.com"}):
+        given = Settings(backup_bucket="lake-backups", **theirs)  # type: ignore[arg-type]
+        monkeypatch.setattr("lakehouse.core.settings.load_settings", lambda given=given: given)
+        with pytest.raises(AirflowSkipException, match="PostgreSQL is not the local stack's"):
+            task("back_up_databases", "base_backup").execute(context())
+    assert len(told.commands) == 1
+
+
+def test_base_backups_are_verified_before_there_is_a_set(told: Told) -> None:
+    damage = {"key": "databases/wal/1/a", "kind": "wal", "problem": "it is missing", "tables": []}
+    none = {"set_id": "", "files": 0, "read": 0, "damages": []}
+    told.answers = [
+        ONLY_A_BASE,
+        Answer(7, {**none, "databases": [{"damages": [damage]}]}, ("1 files of the databases' backups",)),
+        ONLY_A_BASE,
+        Answer(0, {**none, "databases": [{"damages": []}]}),
+    ]
+    verify, running = task("verify_backups", "verify"), context()
+    with pytest.raises(AirflowFailException, match=r"databases/wal/1/a \(wal\): it is missing"):
+        verify.execute(context())
+    verify.execute(running)
+    assert running["outlet_events"][VERIFIED].extra == {"set_id": "", "files": 0, "read": 0}
 
 
 def test_pruning_is_skipped_where_every_set_stays(told: Told) -> None:
@@ -269,7 +313,7 @@ def test_a_restore_is_looked_at_done_told_and_reported(told: Told) -> None:
 
 def test_backups_need_no_contract() -> None:
     assert set(recovery.recovery_dags(Index({}, "", {}, {}, {}, (), Operation()))) == {
-        "back_up_lake", "check_lake", "drill_recovery", "prune_backups", "restore_lake", "verify_backups",
-        "watch_backups",
+        "back_up_databases", "back_up_lake", "check_lake", "drill_recovery", "prune_backups", "restore_lake",
+        "verify_backups", "watch_backups",
     }  # fmt: skip
     assert list(recovery.recovery_dags(project_index(), only="drill_recovery")) == ["drill_recovery"]

@@ -7,6 +7,7 @@ somebody who may write backups could have the last good ones pruned. What it cal
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -104,16 +105,29 @@ def read_records(vault: Vault, set_id: str, public_key: str) -> list[Verificatio
     return sorted(_records(vault, set_id, public_key), key=lambda each: each.at)
 
 
-def newest_record(vault: Vault, public_key: str, known: dict[str, Verification]) -> Verification | None:
-    """The newest record of any set that we signed; ``known`` has those that were read before by their keys."""
-    keys = [key for key in vault.keys(VERIFIED) if key.endswith(".json")]
-    for key in sorted(keys, key=lambda key: key.rpartition("/")[2], reverse=True):
+def newest_records(
+    vault: Vault, bases: Sequence[str], public_key: str, known: dict[str, Verification]
+) -> tuple[Verification | None, list[Verification]]:
+    """The last look at a set, and the last one at all base backups: these have one record each, of one moment.
+
+    Only what we signed counts. ``known`` has what was read before by its key, and afterwards what was read now.
+    """
+    times = {key: key.rpartition("/")[2] for key in vault.keys(VERIFIED) if key.endswith(".json")}
+    latest = sorted(times, key=lambda key: times[key], reverse=True)
+    of_bases = [key for key in latest if key.removeprefix(VERIFIED).partition("/")[0] in bases]
+    found: dict[str, Verification] = {}
+
+    def is_ours(key: str) -> bool:
         record = known.get(key) or _read(vault, key, public_key)
-        if record:
-            known.clear()
-            known[key] = record
-            return record
-    return None
+        found.update({key: record} if record else {})
+        return record is not None
+
+    newest = next(filter(is_ours, (key for key in latest if key not in of_bases)), "")
+    last = next(filter(is_ours, of_bases), "")
+    same = [key for key in of_bases if last and times[key] == times[last] and is_ours(key)]
+    known.clear()
+    known.update(found)
+    return found.get(newest), [found[key] for key in sorted(same)]
 
 
 def _records(vault: Vault, set_id: str, public_key: str = "") -> list[Verification]:

@@ -1,5 +1,7 @@
 """How backups stand: the last set, verification and drill, how much would be lost now, and what is overdue.
 
+Where the databases are ours to back up, also their last base backup, and how far their log is archived.
+
 Reads a few small objects; what never changes is read once, so that it can be asked every few seconds.
 """
 
@@ -10,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from lakehouse.backup.base_status import BASE_DAYS, Ask, Databases, SeenBases, read_databases
+from lakehouse.backup.bases import base_ids
 from lakehouse.backup.drills import DRILLS, Drill, Goals, drill_ids, duration, read_drill
-from lakehouse.backup.records import Verification, newest_record
+from lakehouse.backup.records import Verification, newest_records
 from lakehouse.backup.sets import COMPLETE, SETS, BackupSet, complete_ids, is_complete, load_set
 from lakehouse.backup.vault import Vault
 from lakehouse.core.settings import Settings
@@ -30,6 +34,7 @@ class Limits:
     rto: timedelta
     drill: timedelta
     verification: timedelta = timedelta(days=VERIFY_DAYS)
+    base: timedelta = timedelta(days=BASE_DAYS)
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -74,7 +79,10 @@ class LastSet:
 
 @dataclass(frozen=True)
 class Status:
-    """How backups stood at a moment; ``overdue`` says in words what a person has to look at."""
+    """How backups stood at a moment; ``overdue`` says in words what a person has to look at.
+
+    ``databases`` is None where they are not ours to back up, or nobody asked.
+    """
 
     at: datetime
     last: LastSet | None
@@ -84,6 +92,7 @@ class Status:
     good_drill: Drill | None
     limits: Limits
     overdue: tuple[str, ...]
+    databases: Databases | None = None
 
     def to_json(self) -> str:
         """For scripts."""
@@ -95,6 +104,7 @@ class Status:
                 "verification": _verification(self.verification),
                 "drill": _drill(self.drill),
                 "good_drill": _drill(self.good_drill),
+                "databases": _databases(self.databases, self.at),
                 "goals": {**asdict(self.limits.goals), "drill_days": self.limits.drill.days},
                 "overdue": list(self.overdue),
             },
@@ -112,19 +122,33 @@ class Seen:
     last: BackupSet | None = None
     verifications: dict[str, Verification] = field(default_factory=dict)
     drills: dict[str, Drill] = field(default_factory=dict)
+    bases: SeenBases = field(default_factory=SeenBases)
 
 
-def read_status(vault: Vault, public_key: str, limits: Limits, now: datetime, seen: Seen | None = None) -> Status:
-    """How backups stand now. Raises :class:`IntegrityError` where the newest set or a drill's record is not ours."""
+def read_status(
+    vault: Vault,
+    public_key: str,
+    limits: Limits,
+    now: datetime,
+    seen: Seen | None = None,
+    asked: Ask | None = None,
+) -> Status:
+    """How backups stand now. ``asked`` is how PostgreSQL is asked, if its databases are ours to back up.
+
+    Raises :class:`IntegrityError` where the newest set, a base backup or a drill's record is not ours.
+    """
     seen = seen if seen is not None else Seen()
     last = _last_set(vault, public_key, now, seen)
     exposure = exposure_of(seen.finished, now) if last else None
-    verification = newest_record(vault, public_key, seen.verifications)
+    bases = base_ids(vault)
+    verification, of_bases = newest_records(vault, bases, public_key, seen.verifications)
+    databases = read_databases(vault, public_key, asked, bases, of_bases, seen.bases) if asked else None
     drills = _last_drills(vault, public_key, seen)
     good = next((each for each in drills if each.is_good), None)
     oldest = cut_time(min(seen.finished)) if seen.finished else None
     words = tuple(_overdue(last, exposure, verification, drills[0] if drills else None, good, limits, now, oldest))
-    return Status(now, last, exposure, verification, drills[0] if drills else None, good, limits, words)
+    words += tuple(databases.overdue(now, limits.base, oldest)) if databases else ()
+    return Status(now, last, exposure, verification, drills[0] if drills else None, good, limits, words, databases)
 
 
 def exposure_of(finished: dict[str, datetime], now: datetime, window: timedelta = WINDOW) -> Exposure:
@@ -251,6 +275,23 @@ def _verification(found: Verification | None) -> dict[str, object] | None:
         "is_good": found.is_good,
         "share": found.share,
         "damages": len(found.damages),
+    }
+
+
+def _databases(found: Databases | None, at: datetime) -> dict[str, object] | None:
+    if found is None:
+        return None
+    age, lag, base = found.base_age(at), found.lag(at), found.base
+    return {
+        "base": base and {"id": base.id, "finished_at": base.finished_at, "stored_bytes": base.stored_bytes},
+        "base_age_seconds": age.total_seconds() if age is not None else None,
+        "archived_until": found.reaches,
+        "newest_segment": found.archived and {"name": found.archived.name, "at": found.archived.at},
+        "segments_waiting": found.waiting,
+        "failed_at": found.writing and found.writing.failed_at,
+        "lag_seconds": lag.total_seconds() if lag is not None else None,
+        "problem": found.problem,
+        "damages": found.damaged,
     }
 
 

@@ -14,7 +14,7 @@ from rich.table import Table as Grid
 
 from lakehouse.cli.drill import drill, status
 from lakehouse.core.clock import SystemClock
-from lakehouse.core.errors import IntegrityError
+from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lakehouse.backup.records import Verification
     from lakehouse.backup.sets import Manifest
     from lakehouse.backup.vault import Vault
+    from lakehouse.backup.verify import Share
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 SetId = Annotated[str, typer.Argument(metavar="[SET]", help="A set, as `list` names it; default: the newest.")]
@@ -164,7 +165,8 @@ def verify(
 ) -> None:
     """Walk every reference of a set and look at every file. Ends with 7 where one is missing or damaged.
 
-    Then all base backups of the databases, and their log: where a segment is missing, it says which span that hurts.
+    All base backups of the databases, and their log, are looked at as well, also where there is no set yet: where a
+    segment is missing, it says which span that hurts.
 
     Metadata is always read whole; of data, size and the server's checksum are asked for, and a share of it is read:
     another one each day. In a bucket with versions what was stored is still there below a newer version, or a mark that
@@ -179,26 +181,31 @@ def verify(
     from lakehouse.backup.verify import verify as look
 
     vault, console = _vault(), Console(stderr=True)
-    share = Share() if is_whole else Share.of_day(vault.now, days)
-    with console.status("verifying") as status:
+    share, public_key = Share() if is_whole else Share.of_day(vault.now, days), public_key_of(settings())
+    known, signer = require_known(vault, set_id) if set_id else "", signer_if_any(settings())
+    with console.status("verifying the databases") as status:
+        bases = verify_bases(vault, public_key, share, vault.now)
+        for each in bases:
+            write_record(vault, each, signer)
+            if not as_json:
+                _say_verified(each)
         told = lambda phase, files, size: status.update(_phase(phase, files, size))  # noqa: E731
-        known, public_key, signer = require_known(vault, set_id), public_key_of(settings()), signer_if_any(settings())
-        record = look(vault, known, public_key, share, vault.now, told)
-        write_record(vault, record, signer)
+        known = known or _newest_set(vault, may_lack=bool(bases))
+        record = _no_set(vault, share)
+        if known:
+            record = look(vault, known, public_key, share, vault.now, told)
+            write_record(vault, record, signer)
         laid = put_back(vault, record.damages) if puts_back else ()
         if laid:
             record = look(vault, known, public_key, share, SystemClock().now(), told)
             write_record(vault, record, signer)
-        status.update("databases")
-        bases = verify_bases(vault, public_key, share, vault.now)
-    for each in bases:
-        write_record(vault, each, signer)
     if as_json:
         typer.echo(rendered(record, bases))
-    else:
+    elif known:
         typer.echo("".join(f"{key}: what was stored is on top again\n" for key in laid), nl=False)
-        for each in (record, *bases):
-            _say_verified(each)
+        _say_verified(record)
+    else:
+        typer.echo("There is no complete backup set yet.")
     _raise_where_damaged(bases)
     if record.others:
         sets = sorted({damage.key.split("/")[1] for damage in record.others})
@@ -217,6 +224,25 @@ def verify(
             todo="those whose stored version is whole: --put-back; the others: run `lakehouse backup create`, which "
             "stores them anew from the lake, or use another set",
         )
+
+
+def _newest_set(vault: Vault, *, may_lack: bool) -> str:
+    """The newest set; '' where none was ever complete, if that may be. Raises :class:`LakehouseError` otherwise."""
+    from lakehouse.backup.sets import require_known
+
+    try:
+        return require_known(vault, "")
+    except SettingsError:
+        if may_lack:
+            return ""
+        raise
+
+
+def _no_set(vault: Vault, share: Share) -> Verification:
+    """What is said of sets where there is none: nothing was looked at."""
+    from lakehouse.backup.records import Verification
+
+    return Verification("", vault.now.isoformat(), str(share), 0, 0, 0, ())
 
 
 def _raise_where_damaged(bases: Sequence[Verification]) -> None:

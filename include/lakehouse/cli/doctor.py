@@ -16,7 +16,7 @@ from lakehouse.core.errors import LakehouseError, SettingsError, StackError, Tab
 from lakehouse.core.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lakehouse.core.settings import Settings
     from lakehouse.engine.leftovers import Leftover, Leftovers, Removal
@@ -59,7 +59,7 @@ def doctor(
     if kept and not fix:
         raise SettingsError("--kept says what --fix removes", todo="add --fix")
     current = load_settings()
-    found = run_checks(current)
+    found = (*run_checks(current), *_databases(current))
     left, removed, problem = _leftovers(Leftovers(current, datetime.now(UTC), staged_hours, files), fix, kept)
     scratch = _scratch(current, fix) if not problem else ""
     is_healthy = all(check.result != "fail" for check in found) and not problem
@@ -71,6 +71,27 @@ def doctor(
         Console().print(scratch, end="\n" if scratch else "")
     if not is_healthy:
         raise typer.Exit(StackError.exit_code)
+
+
+def _databases(current: Settings) -> Iterator[Check]:
+    """Whether the databases can be brought back up to now, where they are backed up at all."""
+    from lakehouse.backup.base_status import asking, look
+    from lakehouse.backup.signing import public_key_of
+    from lakehouse.backup.status import Limits
+    from lakehouse.backup.vault import Vault
+    from lakehouse.stack.checks import Check, check_databases
+
+    asked = asking(current)
+    if not current.backup_bucket or asked is None:
+        return
+    now = datetime.now(UTC)
+    try:
+        stands = look(Vault.open(current.as_backup_reader(), now), public_key_of(current), asked)
+    except LakehouseError as error:
+        yield Check("backups of databases", "warn", f"nobody could look: {error.what}", error.todo or "see `backups`")
+        return
+    overdue = stands.overdue(now, Limits.of(current).base, None)
+    yield check_databases(stands.words(now), overdue, stands.base is not None)
 
 
 def _leftovers(looking: Leftovers, fix: bool, kept: bool) -> tuple[Sequence[Leftover], Sequence[Removal], str]:

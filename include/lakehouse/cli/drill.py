@@ -29,14 +29,17 @@ def status(as_json: Json = False) -> None:
     """Say how backups stand: the last set, verification and drill, and what would be lost now. Ends with 7 if overdue.
 
     Overdue is what misses a goal: LAKEHOUSE_BACKUP_RPO_MINUTES, LAKEHOUSE_BACKUP_RTO_MINUTES,
-    LAKEHOUSE_BACKUP_DRILL_DAYS, and a look at every set within two days.
+    LAKEHOUSE_BACKUP_DRILL_DAYS, and a look at every set within two days. Of the databases of the local PostgreSQL: a
+    base backup within two days, and a log that is archived within ten minutes.
     """
+    from lakehouse.backup.base_status import asking
     from lakehouse.backup.signing import public_key_of
     from lakehouse.backup.status import Limits, read_status
     from lakehouse.backup.vault import Vault
 
     current, now = settings(), SystemClock().now()
-    found = read_status(Vault.open(current.as_backup_reader(), now), public_key_of(current), Limits.of(current), now)
+    vault = Vault.open(current.as_backup_reader(), now)
+    found = read_status(vault, public_key_of(current), Limits.of(current), now, asked=asking(current))
     if as_json:
         typer.echo(found.to_json())
     else:
@@ -155,5 +158,7 @@ def _say_status(found: Status) -> None:
             f"last drill: {found.drill.started_at[:19]}, {word}; restore of everything (RTO): "
             f"{duration(found.drill.rto_all_seconds)}"
         )
+    if found.databases:
+        typer.echo(f"databases: {found.databases.words(found.at)}")
     for words in found.overdue:
         typer.echo(f"! {words}")

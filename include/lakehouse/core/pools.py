@@ -38,7 +38,7 @@ def pools(cores: int | None = None) -> tuple[Pool, ...]:
         Pool(SPARK, max(1, count // _CORES_FOR_A_SESSION), "Work that may start a Spark session."),
         Pool(METADATA, 2, "Short work on metadata, without a JVM."),
         Pool(BACKUP, 1, "Backup sets are made and pruned one at a time; nothing else makes them wait."),
-        Pool(RECOVERY, 2, "Verification, checks, drills and restores: they read much, without a JVM."),
+        Pool(RECOVERY, 2, "Verification, checks, drills, restores, base backups: they read much, without a JVM."),
     )
 
 

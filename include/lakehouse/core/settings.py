@@ -22,6 +22,7 @@ from lakehouse.core.spark_place import OWN_PROCESS, place_of
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
 CATALOG = "lakehouse"
+_LOCAL_HOSTS = ("", "127.0.0.1", "localhost")
 _SOURCES = "environment, stack.env or LAKEHOUSE_SECRETS"
 
 
@@ -189,6 +190,11 @@ class Settings(BaseSettings):
     def sources_root(self) -> str:
         """Folder or prefix under which file sources are looked for."""
         return self.sources or str(self.home / "sources")
+
+    @property
+    def is_postgres_ours(self) -> bool:
+        """Whether PostgreSQL is the local stack's. Any other one is only used: never started, and never backed up."""
+        return self.postgres_server != "external" and self.postgres_host in _LOCAL_HOSTS
 
     def as_reader(self) -> Settings:
         """These settings with the reader's role in place of the catalog's owner; servers that are asked with them

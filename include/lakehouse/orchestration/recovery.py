@@ -1,4 +1,4 @@
-"""The DAGs of backups: making, looking at and removing sets; drills; and a restore with a form and an approval."""
+"""The DAGs of backups: making, looking at and removing them; drills; and a restore with a form and an approval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lakehouse.orchestration.operators import LookOperator
 
 BACK_UP_MINUTES = 10
 """At its worst, the last complete set is so old, and as old as making one takes: together 15 minutes are the goal."""
-_VERIFY_HOUR, _CHECK_HOUR, _DRILL_HOUR = 2, 22, 0
+_BASE_HOUR, _VERIFY_HOUR, _CHECK_HOUR, _DRILL_HOUR = 1, 2, 22, 0
 _DAY_HOURS = 24
 _ABOUT = ("recovery",)
 _WORDS = r"^(|[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*([ ,]+[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*)*)$"
@@ -29,6 +29,7 @@ _WHEN = r"^(|[0-9][0-9A-Za-z:.+-]*)$"
 def recovery_dags(index: Index, only: str | None = None) -> dict[str, DAG]:
     """All DAGs of backups by their ids, or the one that a task needs."""
     makers: Mapping[str, Callable[[], DAG]] = {
+        "back_up_databases": partial(back_up_databases_dag, index),
         "back_up_lake": partial(back_up_dag, index),
         "check_lake": partial(check_dag, index),
         "drill_recovery": partial(drill_dag, index),
@@ -45,6 +46,15 @@ def back_up_dag(index: Index) -> DAG:
     schedule = policy.every_minutes(BACK_UP_MINUTES)
     dag = policy.new_dag(index, "back_up_lake", _BACK_UP_DOC, tags=_ABOUT, schedule=schedule)
     tasks.BackUpOperator(dag=dag, task_id="create", pool=pools.BACKUP, execution_timeout=policy.BACKUP_TIMEOUT)
+    return dag
+
+
+def back_up_databases_dag(index: Index) -> DAG:
+    """A base backup each day, before that day's verification. Not in the pool of sets: none waits for it."""
+    schedule = policy.daily("back_up_databases", _BASE_HOUR)
+    dag = policy.new_dag(index, "back_up_databases", _BASE_DOC, tags=_ABOUT, schedule=schedule)
+    common: dict[str, Any] = {"pool": pools.RECOVERY, "execution_timeout": policy.BACKUP_TIMEOUT}
+    tasks.BaseBackupOperator(dag=dag, task_id="base_backup", **common)
     return dag
 
 
@@ -166,18 +176,30 @@ Runs `lakehouse backup create` every 10 minutes, one at a time. Only what is new
 - Where no place for backups is configured, it ends as **skipped**.
 """
 
+_BASE_DOC = """Makes the daily base backup of the databases: the catalog's and Airflow's, to go to any later moment.
+
+Runs `lakehouse backup databases`. PostgreSQL archives the log between base backups by itself, so every moment after the
+first one can be brought back; one each day keeps the way short.
+
+- It runs beside everything else, and backup sets do not wait for it.
+- `verify_backups` looks at it, and `prune_backups` removes old ones by the rules of sets.
+- Where PostgreSQL is not the local stack's, or there is no place for backups, it ends as **skipped**, and says why.
+"""
+
 _VERIFY_DOC = """Looks at every file of the newest backup set, and reads another share of the data each day.
 
 Runs `lakehouse backup verify`: metadata is read whole, of data the size and the server's checksum are asked for, and a
 seventh of it is read, another one each day. Fails with the name of each file that is missing or damaged, and of the
-tables that it hurts; the next set stores these files anew. Where it finds nothing, `prune_backups` starts.
+tables that it hurts; the next set stores these files anew. All base backups of the databases, and their log, are looked
+at likewise, also before there is a set. Where it finds nothing, `prune_backups` starts.
 """
 
 _PRUNE_DOC = """Removes the backup sets that no rule keeps, after the newest was found whole.
 
 Runs `lakehouse backup prune --yes`. Kept are all sets of the last 48 hours, the newest of each of 14 days, 8 weeks, 12
-months and 3 years, always the newest, and always the newest that was verified. What is locked stays until its lock has
-passed. Where every set is kept, it ends as **skipped**.
+months and 3 years, always the newest, and always the newest that was verified. Base backups of the databases go by the
+same rules, and so does the log that none of them needs. What is locked stays until its lock has passed. Where nothing
+goes, it ends as **skipped**.
 """
 
 _CHECK_DOC = """Looks at the files of the lake itself: all that tables and logs refer to, and a share of their bytes.
@@ -189,9 +211,9 @@ hurts, and with what brings it back: `lakehouse repair` takes it from a backup, 
 _WATCH_DOC = """Fails, and so alerts, while backups miss a goal, whatever the reason.
 
 Runs `lakehouse backup status` four times a day: the last complete set, verification or good drill is too old; a drill
-failed; a verification found damage; a restore takes longer than its goal. So a DAG that is paused, or that nobody set
-up, is noticed too. The goals are settings: `LAKEHOUSE_BACKUP_RPO_MINUTES`, `LAKEHOUSE_BACKUP_RTO_MINUTES` and
-`LAKEHOUSE_BACKUP_DRILL_DAYS`.
+failed; a verification found damage; a restore takes longer than its goal; the last base backup of the databases is too
+old, or their log is not archived. So a DAG that is paused, or that nobody set up, is noticed too. Goals are settings:
+`LAKEHOUSE_BACKUP_RPO_MINUTES`, `LAKEHOUSE_BACKUP_RTO_MINUTES` and `LAKEHOUSE_BACKUP_DRILL_DAYS`.
 """
 
 _DRILL_DOC = """Proves that the lake comes back from its backups alone, measures how fast, and writes a report.

@@ -36,11 +36,15 @@ class BackupOperator(LakehouseOperator):
         if not load_settings().backup_bucket:
             raise AirflowSkipException("there is no place for backups: LAKEHOUSE_BACKUP_BUCKET names it")
 
-    def require_set(self) -> None:
-        """Skip this task as long as no set is complete: new DAGs run at once, and the first set takes time."""
+    def require_set(self, *, or_base: bool = False) -> None:
+        """Skip this task as long as no set is complete: new DAGs run at once, and the first set takes time.
+
+        With ``or_base``, a base backup of the databases is enough.
+        """
         self.require_place()
         said = self.run_command(["backup", "status", "--json"], DAMAGED).said
-        if isinstance(said, Mapping) and said["set"] is None:
+        has_base = or_base and isinstance(said, Mapping) and (said["databases"] or {}).get("base") is not None
+        if isinstance(said, Mapping) and said["set"] is None and not has_base:
             raise AirflowSkipException("no backup set is complete yet; `watch_backups` tells people if that lasts")
 
 
@@ -54,14 +58,33 @@ class BackUpOperator(BackupOperator):
         return {name: said[name] for name in kept}
 
 
+class BaseBackupOperator(BackupOperator):
+    """A base backup of the local PostgreSQL. Whoever runs another server backs that up: it is skipped there."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        from lakehouse.core.settings import load_settings
+
+        self.require_place()
+        if not load_settings().is_postgres_ours:
+            raise AirflowSkipException(
+                "PostgreSQL is not the local stack's, so its log is not archived here: whoever runs it backs it up; "
+                "backup sets have the catalog"
+            )
+        said = self.run_command(["backup", "databases", "--json"]).said
+        return {name: said[name] for name in ("id", "finished_at", "size_bytes", "stored_bytes")}
+
+
 class VerifyOperator(BackupOperator):
-    """Looks at the newest set. Fails with the name of each damaged file; another try would find the same."""
+    """Looks at the newest set, and at all base backups of the databases.
+
+    Fails with the name of each damaged file; another try would find the same.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(outlets=[VERIFIED], **kwargs)
 
     def execute(self, context: Context) -> None:
-        self.require_set()
+        self.require_set(or_base=True)
         answer = self.run_command(["backup", "verify", "--json"], DAMAGED)
         if answer.code or not isinstance(answer.said, Mapping):
             _fail_with_names(answer.said, answer.last_lines)
@@ -77,7 +100,7 @@ class PruneOperator(BackupOperator):
         for fate in said["sets"]:
             self.log.info("%s", fate)
         if not said["is_removed"]:
-            raise AirflowSkipException("every set is kept by some rule")
+            raise AirflowSkipException("every set and base backup is kept by some rule")
 
 
 class WatchOperator(BackupOperator):
@@ -268,7 +291,8 @@ def _rows(value: int | None) -> str:
 def _fail_with_names(said: Any, last_lines: Sequence[str]) -> None:
     """Fail for good, with the damaged files where the answer has them."""
     found = said if isinstance(said, Mapping) else {}
-    damages = [*found.get("damages", ()), *found.get("others", ())]
+    bases = {damage["key"]: damage for base in found.get("databases", ()) for damage in base["damages"]}
+    damages = [*bases.values(), *found.get("damages", ()), *found.get("others", ())]
     names = [_damage(each) for each in damages[:_MOST]]
     more = [f"and {len(damages) - _MOST} more"] if len(damages) > _MOST else []
     raise AirflowFailException("\n".join([*names, *more, *last_lines]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from lakehouse.backup.base_status import Ask, asking
 from lakehouse.backup.status import Limits, Seen, Status, read_status
 from lakehouse.core.errors import SettingsError
 from lakehouse.core.names import TableName
@@ -53,11 +54,15 @@ class Lake(Protocol):
 
 @dataclass(frozen=True)
 class BackupPlace:
-    """The bucket of backups, as the page asks it: how they stand, and the report of a drill."""
+    """The bucket of backups, as the page asks it: how they stand, and the report of a drill.
+
+    ``asked`` is how PostgreSQL is asked what it archives; None where that is not ours.
+    """
 
     vault: Vault
     public_key: str
     limits: Limits
+    asked: Ask | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> BackupPlace | None:
@@ -70,11 +75,11 @@ class BackupPlace:
 
         reader = settings.as_backup_reader()
         vault = Vault(ObjectStore.of_backups(reader), 0, datetime.min.replace(tzinfo=UTC))
-        return cls(vault, public_key_of(settings), Limits.of(settings))
+        return cls(vault, public_key_of(settings), Limits.of(settings), asking(settings))
 
     def status(self, now: datetime, seen: Seen) -> Status:
         """How backups stand."""
-        return read_status(self.vault, self.public_key, self.limits, now, seen)
+        return read_status(self.vault, self.public_key, self.limits, now, seen, self.asked)
 
     def report(self, drill_id: str) -> str:
         """The report of a drill, made from its record: only what we signed is shown, never a page that lies there."""

@@ -130,6 +130,17 @@ def check_backups(place: str, problem: str, weaknesses: Sequence[str]) -> Check:
     return Check("backups", "ok", f"{place}: locked, and who writes cannot delete")
 
 
+def check_databases(found: str, overdue: Sequence[str], has_base: bool) -> Check:
+    """The databases must be archived up to now, and from a base backup on that is not old. ``found`` says how it is."""
+    if not has_base:
+        todo = "run `lakehouse backup databases`, and each day again: back_up_databases does"
+        return Check("backups of databases", "warn", found, todo)
+    if overdue:
+        todo = 'see docs/databases.md, "How far the archive is"'
+        return Check("backups of databases", "warn", f"{found}; {'; '.join(overdue)}", todo)
+    return Check("backups of databases", "ok", found)
+
+
 def check_backup_disk(folder: Path, is_own: bool) -> Check:
     """A disk that fails takes everything on it."""
     if is_own:

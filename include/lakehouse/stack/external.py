@@ -9,9 +9,6 @@ from lakehouse.core.settings import Settings
 from lakehouse.stack import buckets, postgres
 from lakehouse.stack.credentials import read_stack_env
 from lakehouse.stack.model import ServerStatus, StackStatus
-from lakehouse.stack.ports import LOOPBACK
-
-_LOCAL_HOSTS = ("", LOOPBACK, "localhost")
 
 
 def is_s3_external(settings: Settings) -> bool:
@@ -26,7 +23,7 @@ def is_s3_external(settings: Settings) -> bool:
 
 def is_postgres_external(settings: Settings) -> bool:
     """Whether the settings name a PostgreSQL that is not ours."""
-    return settings.postgres_server == "external" or settings.postgres_host not in _LOCAL_HOSTS
+    return not settings.is_postgres_ours
 
 
 def s3_status(settings: Settings) -> ServerStatus:
