@@ -275,7 +275,10 @@ def test_base_backups_are_verified_where_there_is_no_set(empty: SmallLake, monke
     said = json.loads(verify("--json").stdout)
     assert (said["set_id"], said["files"], said["damages"]) == ("", 0, [])
     assert [each["set_id"] for each in said["databases"]] == [base.id]
-    assert [record.is_good for record in read_records(empty.vault, base.id)] == [True, True]
+    assert [record.is_good for record in read_records(empty.vault, base.id, public_key_of(empty.settings))] == [
+        True,
+        True,
+    ]
     key = wal.key_of(SERVER, name(1, 3))
     body = bytearray(empty.vault.get(key))
     body[-1] ^= 1
