@@ -30,6 +30,8 @@ def _todo(damage: LakeDamage, whole: Mapping[str, Point | None], files: LakeFile
         return _about_metadata(damage, files, newest)
     if damage.kind == "landed":
         return f"put the source's file in its place, whose SHA-256 is {damage.sha256}; bronze keeps what it has read"
+    if damage.kind == "segment":
+        return "its entries are damaged, too: bring them back first"
     if damage.kind == "log":
         return "no set has this entry: write nothing to this source before it is back, and never renumber"
     if damage.kind == "statistics":
