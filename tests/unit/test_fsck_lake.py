@@ -14,7 +14,7 @@ import pytest
 from tests.backup_lake import SOURCE, SmallLake, make_lake
 
 from lakehouse.backup.vault import WHOLE_BYTES
-from lakehouse.core.clock import FixedClock
+from lakehouse.core.clock import SystemClock
 from lakehouse.ledger import journal
 from lakehouse.ledger.log import landing_log, read_log
 from lakehouse.ledger.store import ObjectStore
@@ -24,6 +24,7 @@ from lakehouse.recovery.report import Report
 
 Damage = Callable[[bytes], bytes | None]
 DAYS = 7
+CLOCK = SystemClock()
 
 
 @pytest.fixture
@@ -43,13 +44,12 @@ def with_backups(lake: SmallLake) -> SmallLake:
 
 
 def check(lake: SmallLake, *, is_read: bool = True) -> Report:
-    return check_from(lake.settings, lake.catalog.engine, FixedClock(lake.now), (), lambda _: is_read)
+    return check_from(lake.settings, lake.catalog.engine, CLOCK, (), lambda _: is_read)
 
 
 def mend(lake: SmallLake) -> Repair:
-    clock = FixedClock(lake.now)
-    plan = plan_repair(lake.settings, lake.catalog.engine, clock, (), lambda *_: None)
-    return repair(lake.settings, lake.catalog.engine, clock, (), plan)
+    plan = plan_repair(lake.settings, lake.catalog.engine, CLOCK, (), lambda *_: None)
+    return repair(lake.settings, lake.catalog.engine, CLOCK, (), plan)
 
 
 def get(lake: SmallLake, uri: str) -> bytes:
@@ -185,7 +185,7 @@ def test_large_files_are_read_in_pieces_and_come_back_in_parts(large: tuple[Smal
         assert get(lake, each.uri) == bodies[each.uri] and get(lake, each.kept) == spoiled[each.uri]
         assert "-" in head(lake, each.uri)["ETag"], "it was sent in parts"
     again = check(lake, is_read=False)
-    assert [each.problem for each in again.damages] == [] and again.compared["size and ETag"] >= len(bodies)
+    assert again.damages == () and again.compared["size and ETag"] >= len(bodies)
     assert again.read_bytes < WHOLE_BYTES, "what was mended is known by its new ETag"
 
 
@@ -194,8 +194,7 @@ def head(lake: SmallLake, uri: str) -> Any:
     return lake.s3.head_object(Bucket=place.netloc, Key=place.path.lstrip("/"))
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut"])
-def test_a_large_file_that_nobody_knows_is_judged_by_its_structure(lake: SmallLake, how: str) -> None:
+def test_a_large_file_that_nobody_knows_is_judged_by_its_structure(lake: SmallLake) -> None:
     numbers = np.random.default_rng(7).integers(0, 2**62, WHOLE_BYTES // 8 + 100_000)
     table = lake.table("silver.large", 1)
     table.overwrite(pa.table({"id": numbers, "city": pa.array(["x"] * len(numbers))}))
@@ -203,6 +202,9 @@ def test_a_large_file_that_nobody_knows_is_judged_by_its_structure(lake: SmallLa
     uri = task.file.file_path
     good = get(lake, uri)
     assert len(good) > WHOLE_BYTES
-    put(lake, uri, good[:-8] if how == "cut" else good[: len(good) - 4] + b"PARX")
-    (damage,) = check(lake).damages
-    assert damage.uri == uri and damage.copy is None and damage.problem
+    for spoiled in (good[:-8], flipped(good, len(good) - 2)):
+        put(lake, uri, spoiled)
+        (damage,) = check(lake).damages
+        assert damage.uri == uri and damage.copy is None and damage.problem
+    put(lake, uri, good)
+    assert check(lake).damages == ()
