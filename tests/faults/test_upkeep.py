@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 from tests.backup_lake import SmallLake, content_of
 from tests.killing import is_killed, wait_until_no_locks
-from tests.recovery.world import Moment, TableState, moment
+from tests.recovery.world import TableState, content, moment
 
 from lakehouse.backup.create import create
 from lakehouse.backup.signing import new_key
@@ -86,8 +86,10 @@ def clean(settings: Settings) -> None:
 
 def state(lake: SmallLake, name: str) -> TableState:
     """A table with what each of its snapshots says: all of them are read."""
-    found: Moment = moment(lake.settings)
-    return found[name]
+    table = lake.catalog.load_table(name)
+    contents = {each.snapshot_id: content(table, each.snapshot_id) for each in table.snapshots()}
+    refs = {ref: each.snapshot_id for ref, each in table.metadata.refs.items()}
+    return TableState(table.metadata.current_snapshot_id, contents, refs)
 
 
 @pytest.mark.parametrize("first", [upkeep, clean])
@@ -164,13 +166,13 @@ def body(lake: SmallLake, uri: str) -> bytes:
     return ObjectStore.open(lake.settings, place.netloc).get(place.path.lstrip("/"))
 
 
-def put(lake: SmallLake, uri: str, content: bytes | None) -> None:
+def put(lake: SmallLake, uri: str, spoiled: bytes | None) -> None:
     place = urlparse(uri)
     store = ObjectStore.open(lake.settings, place.netloc)
-    if content is None:
+    if spoiled is None:
         store.delete(place.path.lstrip("/"))
     else:
-        store.put(place.path.lstrip("/"), content)
+        store.put(place.path.lstrip("/"), spoiled)
 
 
 def fsck(settings: Settings) -> Found:
@@ -190,8 +192,8 @@ def repaired(settings: Settings) -> Repair:
 def test_a_repair_that_is_killed_makes_nothing_worse(backed_up: SmallLake, point: str) -> None:
     lake, changes = backed_up, hurt(backed_up)
     before, bodies = moment(lake.settings), {uri: body(lake, uri) for uri in changes}
-    for uri, content in changes.items():
-        put(lake, uri, content)
+    for uri, spoiled in changes.items():
+        put(lake, uri, spoiled)
     for about in [f"@{uri}" for uri in changes] if point == "before_file" else [""]:
         assert is_killed(f"repair.{point}{about}=kill", lambda: repaired(lake.settings)), about
         wait_until_no_locks(lake.settings)
@@ -207,5 +209,5 @@ def test_a_repair_that_is_killed_makes_nothing_worse(backed_up: SmallLake, point
     assert moment(lake.settings) == before
     store = ObjectStore.of_backups(lake.settings)
     kept = [store.get(each.key) for each in store.list_after(DAMAGED)]
-    assert {content for content in changes.values() if content is not None} <= set(kept)
+    assert {spoiled for spoiled in changes.values() if spoiled is not None} <= set(kept)
     assert repaired(lake.settings).mended == ()

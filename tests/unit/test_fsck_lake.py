@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.backup_lake import SOURCE, SmallLake, make_lake
+from tests.backup_lake import SOURCE, SmallLake, content_of, make_lake
 
 from lakehouse.backup.vault import WHOLE_BYTES
 from lakehouse.core.clock import SystemClock
+from lakehouse.core.errors import IntegrityError, SettingsError
+from lakehouse.core.names import TableName
+from lakehouse.engine import dropped
+from lakehouse.engine.dropped import Warehouse
 from lakehouse.ledger import journal
 from lakehouse.ledger.log import landing_log, read_log
 from lakehouse.ledger.store import ObjectStore
@@ -208,3 +214,42 @@ def test_a_large_file_that_nobody_knows_is_judged_by_its_structure(lake: SmallLa
         assert damage.uri == uri and damage.copy is None and damage.problem
     put(lake, uri, good)
     assert check(lake).damages == ()
+
+
+@pytest.fixture
+def unlocked(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+    """The warehouse of the lake, without the server that locks tables."""
+
+    @contextmanager
+    def nobody(*_: Any, **__: Any) -> Iterator[Any]:
+        yield SimpleNamespace(check=lambda: None)
+
+    monkeypatch.setattr(dropped, "table_locks", nobody)
+    return Warehouse.open(lake.settings, lake.catalog)
+
+
+@pytest.mark.parametrize("left", [None, b"{"])
+def test_a_table_whose_pointer_is_lost_goes_back_to_what_is_named(
+    lake: SmallLake, unlocked: Warehouse, left: bytes | None
+) -> None:
+    """No copy of its last metadata file is anywhere: the command that `fsck` says makes the former one the table."""
+    lake.table("gold.sales", 5)
+    table = lake.table("silver.dim_shop")
+    former, before = table.metadata_location, content_of(table)
+    table = lake.table("silver.dim_shop", 4)
+    name, lost = TableName("silver", "dim_shop"), table.metadata_location
+    put(lake, lost, left)
+    (damage,) = check(lake).damages
+    assert mend(lake).mended == () and damage.copy is None
+    assert f"`lakehouse undrop silver.dim_shop --metadata {former}`" in damage.todo
+    with pytest.raises(IntegrityError, match="is gone or damaged") as unnamed:
+        unlocked.choose(name, None)
+    assert (unnamed.value.where, "lakehouse fsck silver.dim_shop" in unnamed.value.todo) == (lost, True)
+    with pytest.raises(SettingsError, match="it is of a table at"):
+        unlocked.choose(name, lake.catalog.load_table("gold.sales").metadata_location)
+    unlocked.bring_back(unlocked.check(unlocked.choose(name, former)))
+    lake.tables["silver.dim_shop"] = lake.catalog.load_table("silver.dim_shop")
+    assert lake.contents()["silver.dim_shop"] == before and check(lake).damages == ()
+    assert len(content_of(lake.table("silver.dim_shop", 4))) == len(before) + 4
+    with pytest.raises(SettingsError, match=r"there is a table silver\.dim_shop"):
+        unlocked.choose(name, former)

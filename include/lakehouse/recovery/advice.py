@@ -54,10 +54,12 @@ def _about_table(table: str, point: Point | None, newest: BackupSet | None) -> s
 
 def _about_metadata(damage: LakeDamage, files: LakeFiles, newest: BackupSet | None) -> str:
     """The newest former metadata file that is whole: the one thing for which a folder is listed."""
-    former = newest_former(damage.uri, files)
+    former, names = newest_former(damage.uri, files), " ".join(damage.tables)
     if former:
-        return f"the newest former metadata file that is whole is {former}: the table can be registered from it"
-    names = " ".join(damage.tables)
+        return (
+            f"the newest former metadata file that is whole is {former}: "
+            f"`lakehouse undrop {names} --metadata {former}` takes the table back to it, and the next run catches up"
+        )
     if newest is not None and any(each.table in damage.tables for each in newest.manifest.tables):
         return f"backup set {newest.id} has {names} as it was"
     return f"nothing else says where the files of {names} are"
