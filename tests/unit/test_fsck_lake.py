@@ -36,6 +36,10 @@ CLOCK = SystemClock()
 @pytest.fixture
 def lake(endpoint: str, tmp_path: Path) -> SmallLake:
     """An empty lake that nobody has backed up."""
+    return unbacked(endpoint, tmp_path)
+
+
+def unbacked(endpoint: str, tmp_path: Path) -> SmallLake:
     made = make_lake(endpoint, tmp_path)
     made.settings = made.settings.model_copy(update={"backup_bucket": ""})
     return made
@@ -75,6 +79,10 @@ def put(lake: SmallLake, uri: str, body: bytes | None) -> None:
 @pytest.fixture
 def logged(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> SmallLake:
     """Seven batches in a log whose segments hold three each."""
+    return in_segments(lake, monkeypatch)
+
+
+def in_segments(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> SmallLake:
     monkeypatch.setattr(journal, "SEGMENT", 3)
     for day in range(1, DAYS + 1):
         lake.land(b"id\n%d\n" % day, day)
