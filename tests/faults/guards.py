@@ -200,7 +200,8 @@ def no_signature(patch: pytest.MonkeyPatch) -> None:
 
 def no_lock_of_objects(patch: pytest.MonkeyPatch) -> None:
     """What is stored can be removed at once."""
-    patch.setattr(Vault, "_lock", lambda _: ({}, ""))
+    original = Vault.open
+    patch.setattr(Vault, "open", classmethod(lambda _, *given: replace(original(*given), lock_days=0)))
 
 
 def any_set_is_verified(patch: pytest.MonkeyPatch) -> None:
