@@ -161,7 +161,12 @@ def catalog_at(settings: Settings, path: Path) -> Any:
 
 
 def read_in_place(settings: Settings, found: BackupSet, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every table of a set, from a scratch catalog that knows nothing but the set and who may read it."""
+    """The rows of every table of a set."""
+    return {name: content_of(table) for name, table in tables_in_place(settings, found, folder).items()}
+
+
+def tables_in_place(settings: Settings, found: BackupSet, folder: Path) -> dict[str, Any]:
+    """Every table of a set, from a scratch catalog that knows nothing but the set and who may read it."""
     reader = settings.as_backup_reader()
     place = {
         "s3_endpoint": reader.backup_s3_endpoint or reader.s3_endpoint,
@@ -170,11 +175,11 @@ def read_in_place(settings: Settings, found: BackupSet, folder: Path) -> dict[st
     if reader.backup_s3_access_key_id:
         place |= {"s3_secret_access_key": reader.backup_s3_secret_access_key}
     scratch = catalog_at(settings.model_copy(update=place), folder / f"scratch-{uuid.uuid4().hex}.db")
-    rows = {}
+    tables = {}
     for table in found.manifest.tables:
         scratch.create_namespace_if_not_exists(table.table.partition(".")[0])
-        rows[table.table] = content_of(scratch.register_table(table.table, table.query_metadata))
-    return rows
+        tables[table.table] = scratch.register_table(table.table, table.query_metadata)
+    return tables
 
 
 def content_of(table: Any) -> list[dict[str, Any]]:

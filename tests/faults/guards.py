@@ -8,28 +8,39 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.backup_lake import SmallLake, fill, make_lake
 from tests.faults import test_watch
 from tests.faults.lost_reply import test_mutants
 from tests.integration import test_breakers, test_damaged_landing, test_publish
 from tests.servers import NewLake
-from tests.unit import test_ledger_logs
+from tests.unit import test_backup, test_fsck_lake, test_ledger_logs, test_restore
+from tests.unit.conftest import endpoint
 
+from lakehouse.backup import prune
+from lakehouse.backup import verify as verification
+from lakehouse.backup.sets import Manifest
+from lakehouse.backup.vault import Vault
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import Settings
 from lakehouse.engine import bronze, lock, silver
 from lakehouse.engine import publish as protocol
 from lakehouse.engine.publish import Job, Lake, Published, Target
 from lakehouse.engine.tables import TableSpec, qualified
+from lakehouse.ledger.journal import Journal
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.ledger.watermark import Head, load_table
 from lakehouse.records.layout import Layout
 from lakehouse.records.reader import read_records
+from lakehouse.recovery import fsck
+from lakehouse.recovery.files import Bringing
 
+__all__ = ["endpoint"]
 hasty, proxy = test_watch.hasty, test_watch.proxy
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
@@ -40,6 +51,8 @@ class Detector:
 
     test: Callable[..., None]
     given: Mapping[str, Any]
+    fixtures: Mapping[str, str] = field(default_factory=dict)
+    """The fixtures of this module that stand for those of the test's own."""
 
     @property
     def name(self) -> str:
@@ -175,6 +188,58 @@ def no_watch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(test_watch, "while_s3_answers", lambda _, work: work())
 
 
+def no_hash_of_a_set(patch: pytest.MonkeyPatch) -> None:
+    """An object of a backup is whatever is there."""
+    patch.setattr(verification, "difference", lambda *_: "")
+
+
+def no_signature(patch: pytest.MonkeyPatch) -> None:
+    """Whoever writes into the bucket of backups makes sets."""
+    patch.setattr(Manifest, "check", lambda *_: None)
+
+
+def no_lock_of_objects(patch: pytest.MonkeyPatch) -> None:
+    """What is stored can be removed at once."""
+    original = Vault.open
+    patch.setattr(Vault, "open", classmethod(lambda _, *given: replace(original(*given), lock_days=0)))
+
+
+def any_set_is_verified(patch: pytest.MonkeyPatch) -> None:
+    """The newest set counts as verified."""
+    patch.setattr(prune, "last_verified", lambda _, complete: max(complete, default=""))
+
+
+def no_last_verified(patch: pytest.MonkeyPatch) -> None:
+    """The policy alone says which sets stay."""
+    original = prune.decide
+    patch.setattr(prune, "decide", lambda cuts, _, *more: original(cuts, "", *more))
+
+
+def no_walk_after_a_restore(patch: pytest.MonkeyPatch) -> None:
+    """What was brought back is taken for all that the tables need."""
+    patch.setattr(Bringing, "verify", lambda *_: None)
+
+
+def no_faults_of_a_restore(patch: pytest.MonkeyPatch) -> None:
+    """What the backup has lost is left out."""
+    patch.setattr(Bringing, "require_all", lambda _: None)
+
+
+def no_hash_of_the_lake(patch: pytest.MonkeyPatch) -> None:
+    """A file of the lake is whatever is there."""
+    patch.setattr(fsck.Walk, "_problem", lambda *_: "")
+
+
+def no_copies_of_entries(patch: pytest.MonkeyPatch) -> None:
+    """Only the entries of logs are looked at, not the segments that are read in their place."""
+    patch.setattr(Journal, "segments", lambda _: [])
+
+
+def on(test: Callable[..., None], fixtures: Mapping[str, str], **given: Any) -> Detector:
+    """A unit test, with fixtures of this module for its own."""
+    return Detector(test, given, fixtures)
+
+
 MOVED = detector(test_publish.test_main_that_moved_is_not_overwritten)
 MOVED_LAST = detector(test_publish.test_main_that_moves_at_the_last_moment_is_not_overwritten)
 LOCKED = detector(test_publish.test_a_held_lock_is_waited_for_and_its_holder_named)
@@ -182,6 +247,14 @@ TAKEN_OUT = detector(test_publish.test_an_acknowledged_commit_that_is_taken_out_
 DAMAGED = detector(test_damaged_landing.test_a_damaged_object_is_named_and_nothing_is_published, damage="changed")
 UNUSUAL = detector(test_breakers.test_a_held_batch_leaves_the_one_that_it_would_replace)
 BEHIND = detector(test_ledger_logs.test_a_writer_that_is_behind_decides_anew_and_takes_the_next_number)
+
+SMALL, UNLOCKED = {"lake": "small"}, {"unlocked": "small_unlocked"}
+PRUNED = on(test_backup.test_prune_takes_what_no_kept_set_needs_and_never_the_last_verified, UNLOCKED)
+SEGMENTS = on(
+    test_fsck_lake.test_a_segment_that_is_not_its_entries_is_named_and_made_anew,
+    {"logged": "in_segments"},
+    how="says something else",
+)
 
 GUARDS: Mapping[str, tuple[Mutant, Detector]] = {
     "lock": (no_lock, LOCKED),
@@ -199,6 +272,27 @@ GUARDS: Mapping[str, tuple[Mutant, Detector]] = {
     "breaker": (no_breaker, UNUSUAL),
     "one entry a number": (no_condition, BEHIND),
     "watch over S3": (no_watch, detector(test_watch.test_work_ends_when_s3_does)),
+    "sha256 of what a set holds": (
+        no_hash_of_a_set,
+        on(test_backup.test_every_damaged_object_is_named_and_the_next_set_heals_it, SMALL, how="flipped"),
+    ),
+    "signature of a set": (no_signature, on(test_backup.test_a_set_that_somebody_else_signed_is_not_ours, SMALL)),
+    "object lock": (
+        no_lock_of_objects,
+        on(test_backup.test_a_locked_set_stays_and_its_objects_cannot_be_removed, SMALL),
+    ),
+    "prune: one is verified": (any_set_is_verified, PRUNED),
+    "prune: the last verified stays": (no_last_verified, PRUNED),
+    "restore: the backup is whole": (
+        no_faults_of_a_restore,
+        on(test_restore.test_a_backup_that_lost_a_file_is_not_swapped_in, UNLOCKED),
+    ),
+    "restore: the walk before the swap": (
+        no_walk_after_a_restore,
+        on(test_restore.test_a_set_that_lacks_what_its_tables_name_is_not_swapped_in, SMALL),
+    ),
+    "fsck: what files are": (no_hash_of_the_lake, SEGMENTS),
+    "fsck: copies of log entries": (no_copies_of_entries, SEGMENTS),
 }
 DETECTORS = {each.name: each for _, each in GUARDS.values()}
 
@@ -221,6 +315,24 @@ def store(new_settings: Callable[[], Settings]) -> ObjectStore:
     return ObjectStore.open(new_settings())
 
 
+@pytest.fixture
+def small(endpoint: str, tmp_path: Path) -> SmallLake:
+    """A lake without a JVM, whose backups are locked."""
+    return fill(make_lake(endpoint, tmp_path))
+
+
+@pytest.fixture
+def small_unlocked(endpoint: str, tmp_path: Path) -> SmallLake:
+    """The same without locks."""
+    return fill(make_lake(endpoint, tmp_path, is_locking=False))
+
+
+@pytest.fixture
+def in_segments(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallLake:
+    """A log of several segments."""
+    return test_fsck_lake.in_segments(test_fsck_lake.unbacked(endpoint, tmp_path), monkeypatch)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def outcome(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """What became of each guard; a table at the end."""
@@ -235,7 +347,8 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 def call(request: pytest.FixtureRequest, each: Detector) -> Callable[[], None]:
     """A test with the fixtures that it names, which are made now."""
     wanted = [name for name in inspect.signature(each.test).parameters if name not in each.given]
-    return partial(each.test, **{name: request.getfixturevalue(name) for name in wanted}, **each.given)
+    made = {name: request.getfixturevalue(each.fixtures.get(name, name)) for name in wanted}
+    return partial(each.test, **made, **each.given)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -7,16 +7,17 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
-from tests.backup_lake import content_of, read_in_place
+from tests.backup_lake import content_of, read_in_place, tables_in_place
 from tests.integration.pipeline import land_files, run
 from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, write
+from tests.recovery.world import content
 
 from lakehouse.backup.create import create
 from lakehouse.backup.records import Damage, write_record
@@ -40,6 +41,8 @@ SOURCE = KINDS["slice"]
 OLD = f"{CATALOG}.ops.old_format"
 DIMENSION = f"{CATALOG}.silver.dim_fed"
 Rows = dict[str, list[dict[str, Any]]]
+GONE_BACK = 6
+"""The set that is made after the rollback, before anything expires: it has the most snapshots."""
 
 
 @pytest.fixture
@@ -104,6 +107,31 @@ def compact(lake: Lake) -> None:
     lake.spark.sql(f"CALL {CATALOG}.system.compute_table_stats('ops.old_format')")
 
 
+def go_back(lake: Lake) -> None:
+    """A table of each format is what it was before it was compacted, and before the commit before that."""
+    before = contents(lake)
+    for table in ("ops.old_format", "silver.dim_fed"):
+        heads = lake.spark.sql(f"SELECT snapshot_id FROM {CATALOG}.{table}.history ORDER BY made_current_at DESC")
+        *_, former = heads.take(4)
+        lake.spark.sql(f"CALL {CATALOG}.system.rollback_to_snapshot('{table}', {former.snapshot_id})")
+        assert contents(lake)[table] != before[table]
+
+
+def expire(lake: Lake) -> None:
+    """Former snapshots go with their files, which earlier sets have."""
+    before = len(list(ObjectStore.open(lake.settings, lake.settings.warehouse_bucket).list_after("")))
+    for table in ("ops.old_format", "silver.dim_fed"):
+        lake.spark.sql(
+            f"CALL {CATALOG}.system.expire_snapshots(table => '{table}', older_than => TIMESTAMP '2100-01-01 00:00:00')"
+        )
+    assert len(list(ObjectStore.open(lake.settings, lake.settings.warehouse_bucket).list_after(""))) < before
+
+
+def all_snapshots(tables: Iterable[Any]) -> dict[int, str]:
+    """What each snapshot of these tables says."""
+    return {each.snapshot_id: content(table, each.snapshot_id) for table in tables for each in table.snapshots()}
+
+
 def test_increments_over_everything_that_happens_to_tables(lake: Lake, tmp_path: Path, chance: random.Random) -> None:
     """Each set is read in place and equals the lake at its cut; at the end with nothing of the lake left."""
     steps: list[Callable[[], None]] = [
@@ -112,12 +140,16 @@ def test_increments_over_everything_that_happens_to_tables(lake: Lake, tmp_path:
         lambda: evolve(lake),
         lambda: compact(lake),
         lambda: lake.spark.sql(f"CREATE TABLE {CATALOG}.ops.nothing (n int) USING iceberg") and None,
+        lambda: go_back(lake),
+        lambda: expire(lake),
         lambda: grow(lake, tmp_path, chance, 2),
     ]
     sets: list[tuple[BackupSet, Rows]] = []
     for step in steps:
         step()
         sets.append((create(lake.settings, SystemClock()), contents(lake)))
+        if len(sets) == GONE_BACK:
+            former = all_snapshots(load_table(lake.catalog, name) for name in catalog_tables(lake.catalog))
     unchanged = create(lake.settings, SystemClock())
     assert unchanged.manifest.new_files == 0 and unchanged.manifest.files == sets[-1][0].manifest.files
     found = {entry.kind for made, _ in sets for entry in made.files().values()}
@@ -126,6 +158,8 @@ def test_increments_over_everything_that_happens_to_tables(lake: Lake, tmp_path:
     for bucket in (lake.settings.warehouse_bucket, lake.settings.landing_bucket):
         for each in list(store.in_bucket(bucket).list_after("")):
             store.in_bucket(bucket).delete(each.key)
+    gone_back = sets[GONE_BACK - 1][0]
+    assert all_snapshots(tables_in_place(lake.settings, gone_back, tmp_path).values()) == former
     for made, before in sets:
         assert read_in_place(lake.settings, made, tmp_path) == before
         assert damages(lake, made) == ()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,18 +19,21 @@ import pytest
 from tests.integration.feed import DIMENSION, FACT, SOURCE, Feed
 from tests.integration.pipeline import all_tables, heads
 from tests.integration.test_publish import Numbers, numbers, run
+from tests.killing import wait_until_no_locks
+from tests.recovery.world import content
 from typer.testing import CliRunner
 
 from lakehouse.contracts.model import Upkeep
 from lakehouse.core.errors import GateFailed, IntegrityError, TableBusy
-from lakehouse.core.failpoints import FailpointHit
 from lakehouse.core.names import TableName
+from lakehouse.core.settings import CATALOG
 from lakehouse.core.types import DataType
 from lakehouse.engine import compact
 from lakehouse.engine.compact import rewrite
 from lakehouse.engine.dropped import Warehouse
 from lakehouse.engine.encoding import content_fingerprint
 from lakehouse.engine.fork import make_fork
+from lakehouse.engine.leftovers import Leftovers
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.maintain import Report, look, maintain
 from lakehouse.engine.orphans import ORPHAN_DAYS
@@ -248,23 +252,103 @@ def test_a_writer_that_is_in_the_middle_does_not_fail_for_it(
     assert upkeep(shared, table).rewritten.files_after == 1
 
 
-@pytest.mark.parametrize("point", ["forked", "rewritten", "before_entering", "entered"])
-def test_broken_off_anywhere_the_next_run_completes_it(
-    shared: Lake, table: TableName, point: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small_files(shared, table)
-    before = print_of(shared, table)
-    with monkeypatch.context() as patch:
-        patch.setattr(compact, "drop_fork", lambda *_: None)  # a process that is killed drops nothing
-        patch.setattr(compact, "TRIES", 1)
-        patch.setenv("LAKEHOUSE_FAILPOINTS", f"maintain.{point}=raise")
-        with pytest.raises(FailpointHit):
-            rewrite(shared, house(shared, table), table, lambda needs: needs)
-    assert print_of(shared, table) == before
-    assert load_table(shared.catalog, fork_name(table, UPKEEP_PREFIX)) is not None
-    upkeep(shared, table)
-    assert load_table(shared.catalog, fork_name(table, UPKEEP_PREFIX)) is None
-    assert (print_of(shared, table), len(layout(shared, table).files)) == (before, 1)
+PARKED = """
+import json
+import sys
+import threading
+from datetime import UTC, datetime
+from lakehouse.contracts.model import Upkeep
+from lakehouse.core.names import TableName
+from lakehouse.core.settings import load_settings
+from lakehouse.engine.compact import rewrite
+from lakehouse.engine.publish import Lake
+from lakehouse.engine.session import session
+from lakehouse.engine.upkeep import Care, House
+
+settings = load_settings().model_copy(update=json.loads(sys.argv[1]))
+with session(settings, "upkeep that is killed") as spark:
+    def compact(name):
+        lake = Lake(spark, settings)
+        house = House(settings, lake.catalog, datetime.now(UTC), looks_for_orphans=False)
+        house.__dict__["cares"] = {name: Care(Upkeep(keep_snapshots="24h", min_snapshots=1))}
+        print(name, rewrite(lake, house, name, lambda needs: needs), flush=True)
+    working = [threading.Thread(target=compact, args=[TableName.parse(name)]) for name in sys.argv[2:]]
+    for each in working:
+        each.start()
+    for each in working:
+        each.join()
+"""
+
+
+def in_many_files(lake: Lake, table: TableName) -> None:
+    """Two commits of six small files each."""
+    lake.spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{table.namespace}")
+    lake.spark.sql(f"CREATE TABLE {qualified(table)} (n bigint) USING iceberg TBLPROPERTIES ('format-version'='3')")
+    for start in (0, 100):
+        rows = f"SELECT /*+ REPARTITION(6) */ id FROM range({start}, {start + 100})"
+        lake.spark.sql(f"INSERT INTO {qualified(table)} {rows}")
+    assert len(layout(lake, table).files) == 12
+
+
+def parked_and_killed(lake: Lake, tables: Mapping[str, TableName], folder: Path) -> None:
+    """Another process compacts all of them; each stops at its own failpoint, and then SIGKILL ends it with its JVM."""
+    here = {name: getattr(lake.settings, name) for name in ("catalog_database", "landing_bucket", "warehouse_bucket")}
+    conf = {"spark_conf": {"spark.driver.memory": "1g", "spark.sql.shuffle.partitions": "1"}}
+    around = {name: value for name, value in os.environ.items() if not name.startswith(("LAKEHOUSE_", "SPARK_"))}
+    armed = ",".join(f"maintain.{point}@{name}=park:{folder / point}" for point, name in tables.items())
+    told = {"LAKEHOUSE_HOME": str(lake.settings.home), "LAKEHOUSE_FAILPOINTS": armed}
+    cache = {name: os.environ[name] for name in ("LAKEHOUSE_CACHE",) if name in os.environ}
+    words = [sys.executable, "-c", PARKED, json.dumps(here | conf), *map(str, tables.values())]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            words, env={**around, **cache, **told}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + 240
+        while not all((folder / point).exists() for point in tables):
+            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()[-4000:]
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    wait_until_no_locks(lake.settings)
+
+
+def test_killed_anywhere_in_a_compaction_the_next_run_completes_it(shared: Lake, tmp_path: Path) -> None:
+    """No row and no snapshot is lost; `doctor --fix` takes the fork away, and so does the next run by itself."""
+    points = ("forked", "rewritten", "before_entering", "entered")
+    tables = {point: TableName("ops", f"m_killed_{point}") for point in points}
+    for name in tables.values():
+        in_many_files(shared, name)
+    before = {name: read_snapshots(shared, name) for name in tables.values()}
+    parked_and_killed(shared, tables, tmp_path)
+    for point, name in tables.items():
+        after, fork = read_snapshots(shared, name), fork_name(name, UPKEEP_PREFIX)
+        assert before[name].items() <= after.items() and len(layout(shared, name).files) in (1, 12)
+        assert (len(after) > len(before[name])) == (point == "entered")
+        assert print_of(shared, name) == print_of(shared, tables["forked"])
+        assert load_table(shared.catalog, fork) is not None
+        if point in ("rewritten", "entered"):
+            leftovers = Leftovers(shared.settings, datetime.now(UTC))
+            mine = [each for each in leftovers.find() if each.name == str(fork) or each.where == str(fork)]
+            assert {removal.left for removal in leftovers.remove(mine)} == {""}
+            assert load_table(shared.catalog, fork) is None
+        upkeep(shared, name)
+        assert load_table(shared.catalog, fork) is None and len(layout(shared, name).files) == 1
+        assert before[name].items() <= read_snapshots(shared, name).items()
+        upkeep(shared, name, LATER, orphans=True)
+        loaded = load_table(shared.catalog, name)
+        assert loaded is not None
+        needed = {urlparse(each).path.lstrip("/") for each in references(loaded)}
+        assert files(shared, name) <= needed, "what the dead run wrote is gone"
+        assert numbers(shared, name) == list(range(200))
+
+
+def read_snapshots(lake: Lake, table: TableName) -> dict[int, str]:
+    """What each snapshot of a table says."""
+    loaded = load_table(lake.catalog, table)
+    assert loaded is not None
+    return {each.snapshot_id: content(loaded, each.snapshot_id) for each in loaded.metadata.snapshots}
 
 
 KILLED = """

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import signal
-import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +16,7 @@ from pyiceberg.exceptions import ValidationException
 from tests.backup_lake import SmallLake, content_of
 from tests.integration.pipeline import fingerprints, land_files, run
 from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, write
+from tests.killing import is_killed
 
 from lakehouse.backup.create import create
 from lakehouse.backup.signing import new_key, public_key_of
@@ -29,7 +27,6 @@ from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.upkeep import Budget, House
-from lakehouse.ledger import store
 from lakehouse.ledger.kept import is_kept
 from lakehouse.ledger.log import read_log
 from lakehouse.ledger.references import references
@@ -114,22 +111,6 @@ def lose_catalog(lake: SmallLake) -> None:
     lake.catalog.destroy_tables()
 
 
-def is_killed(settings: Settings, what: Wanted, point: str) -> bool:
-    """Restore in a process of its own; whether it was killed on its way."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads do not go along, which is fine here
-        child = os.fork()
-    if child == 0:
-        os.environ["LAKEHOUSE_FAILPOINTS"] = f"{point}=kill"
-        store._client.cache_clear()  # connections are the parent's
-        try:
-            restore(settings, what)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-
 def test_killed_at_every_point_a_restore_goes_on(small: SmallLake, chance: random.Random) -> None:
     """Both lost: at no point is anything live before all is, and in the end everything is as it was."""
     before, log, stored = small.contents(), landed(small.settings), objects(small)
@@ -139,7 +120,7 @@ def test_killed_at_every_point_a_restore_goes_on(small: SmallLake, chance: rando
     file = chance.choice([uri for uri in stored if uri.endswith(".parquet")])
     for point in POINTS:
         about = f"@{file}" if "copy" in point else ""
-        assert is_killed(small.settings, EVERYTHING, f"restore.{point}{about}") is True, point
+        assert is_killed(f"restore.{point}{about}=kill", lambda: restore(small.settings)), point
         names = catalog_tables(small.catalog)
         assert len(names) == (3 if point == "after_swap" else 0), point
         if point == "after_copy":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.backup_lake import SOURCE, SmallLake, catalog_at, content_of, fill, m
 from typer.testing import CliRunner
 
 from lakehouse.backup.copying import in_threads
+from lakehouse.backup.sets import BackupSet, Entry
 from lakehouse.cli import restore as cli
 from lakehouse.cli.main import app
 from lakehouse.core.clock import FixedClock
@@ -188,6 +190,27 @@ def test_a_backup_that_lost_a_file_is_not_swapped_in(unlocked: SmallLake) -> Non
         for store, name in ((lake.vault.store, lost.copy.key), (live, key)):
             store.put(name, body)
     assert lake.contents() == after
+
+
+def test_a_set_that_lacks_what_its_tables_name_is_not_swapped_in(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the set lists is brought back and whole; only the files themselves say that one more is needed."""
+    made, listed = lake.back_up(), BackupSet.files
+    lacking = next(uri for uri, entry in made.files().items() if entry.kind == "data")
+    lake.empty()
+    rows = here(lake).rows.read()
+
+    def files(found: BackupSet) -> dict[str, Entry]:
+        there = {uri: entry for uri, entry in listed(found).items() if uri != lacking}
+        return {u: replace(e, refs=tuple(ref for ref in e.refs if ref != lacking)) for u, e in there.items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BackupSet, "files", files)
+        with pytest.raises(IntegrityError, match="missing or damaged") as raised:
+            restore(lake)
+        assert f"{lacking}, which" in raised.value.where and "was not brought back" in raised.value.where
+        assert here(lake).rows.read() == rows and not here(lake).rows.kept()
 
 
 def test_the_version_that_was_stored_is_taken(lake: SmallLake) -> None:

@@ -29,6 +29,7 @@ Kind = Literal[
     "deletion_vector",
     "statistics",
     "log",
+    "segment",
     "landed",
 ]
 Document = dict[str, Any]

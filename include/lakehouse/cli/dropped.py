@@ -67,6 +67,9 @@ def undrop(
 
     Looks for every file that the table needs before. The next run takes what landed since. With --all the newest backup
     set, if there is one, says which tables were dropped before it, and stay so; views and namespaces come out of it.
+
+    A table whose own metadata file is lost, with no good copy, goes back to the former one that `lakehouse fsck` names:
+    give that with --metadata.
     """
     if takes_all == bool(table) or (takes_all and metadata):
         raise SettingsError("name a table, or give --all alone", untouched="everything")

@@ -161,6 +161,7 @@ def _say(report: Report) -> None:
 def _named(report: Report) -> dict[str, int]:
     words = {
         "structure": "new to everybody: judged by their structure, and remembered (--json names them)",
+        "entries": "segments of logs, by the entries that they are copies of",
         "size": "by their size; they are read on their day",
         "size and ETag": "by their size and ETag",
     }

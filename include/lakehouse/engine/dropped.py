@@ -15,7 +15,7 @@ from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.lock import table_locks
-from lakehouse.engine.pointer import is_copy, read_document
+from lakehouse.engine.pointer import Swap, is_copy, pointers, read_document, swap
 from lakehouse.ledger.points import rows_of
 from lakehouse.ledger.references import snapshot_references
 from lakehouse.ledger.store import ObjectInfo, ObjectStore
@@ -112,8 +112,7 @@ class Warehouse:
                 if not _is_guarded(document):
                     return self.read(name, written, is_empty_too=is_empty_too)
             except IntegrityError:  # whoever looks for another table must find it all the same
-                stands = load_table(self.catalog, name) is not None
-                return Dropped(name, location, written, 0, 0, _written(file)[0], stands, damaged=True)
+                return Dropped(name, location, written, 0, 0, _written(file)[0], self._opens(name), damaged=True)
         return None
 
     def _document(self, location: str) -> dict[str, Any]:
@@ -138,8 +137,22 @@ class Warehouse:
             snapshot.snapshot_id if snapshot else None,
             rows_of(snapshot) if snapshot else 0,
             datetime.fromtimestamp(table.metadata.last_updated_ms / 1000, UTC),
-            load_table(self.catalog, name) is not None,
+            self._opens(name),
         )
+
+    def _opens(self, name: TableName) -> bool:
+        """Whether the catalog has a table of this name that can be opened."""
+        return not self.lost_pointer(name) and load_table(self.catalog, name) is not None
+
+    def lost_pointer(self, name: TableName) -> str:
+        """The metadata file that the catalog names for a table, where it is gone or damaged; '' where it is whole."""
+        at = pointers(self.catalog).get(name, "")
+        try:
+            if at:
+                self._document(at)
+        except IntegrityError:
+            return at
+        return ""
 
     def _open(self, metadata_location: str) -> StaticTable:
         from pyiceberg.exceptions import ValidationError
@@ -154,10 +167,14 @@ class Warehouse:
     def choose(self, name: TableName, metadata_location: str | None) -> Dropped:
         """The dropped table that is meant: by its metadata file, or the last changed of that name.
 
+        One whose metadata file is lost is as good as dropped; which former one it shall be, a person has to say.
         Raises :class:`SettingsError` where there is none, or a table of that name stands.
         """
-        if load_table(self.catalog, name) is not None:
+        lost = self.lost_pointer(name)
+        if not lost and load_table(self.catalog, name) is not None:
             raise _stands(name)
+        if lost and metadata_location is None:
+            raise _pointer_lost(name, lost)
         if metadata_location is not None:
             found = [self._named(name, metadata_location)]
         else:
@@ -187,7 +204,10 @@ class Warehouse:
             raise _not_its(name, metadata_location, f"it is of a table at {location}")
         if _is_guarded(document):
             raise _not_its(name, metadata_location, "it is of a rebuild that was never published")
-        if location in folders_that_stand(self.catalog):
+        lost = self.lost_pointer(name)
+        if lost and not lost.startswith(f"{location}/"):
+            raise _not_its(name, metadata_location, f"the table whose metadata is lost lies at {lost}")
+        if not lost and location in folders_that_stand(self.catalog):
             raise _not_its(name, metadata_location, f"the table at {location} stands under another name")
         return self.read(name, metadata_location)
 
@@ -223,11 +243,18 @@ class Warehouse:
         return file in there or self.store.in_bucket(place.netloc).head(place.path.lstrip("/")) is not None
 
     def bring_back(self, checked: Checked) -> None:
-        """Give a dropped table its row in the catalog again. Raises :class:`SettingsError` where a table stands."""
+        """Give a dropped table its row in the catalog again, or the row of one that has lost its metadata another file.
+
+        Raises :class:`SettingsError` where a table stands.
+        """
         dropped = checked.dropped
         if checked.lost:
             raise _lost(checked)
         with table_locks(self.settings, [dropped.table]) as locks:
+            if lost := self.lost_pointer(dropped.table):
+                locks.check()
+                swap(self.catalog, [Swap(dropped.table, lost, dropped.metadata_location)], _stands)
+                return
             if load_table(self.catalog, dropped.table) is not None:
                 raise _stands(dropped.table)
             locks.check()
@@ -276,6 +303,16 @@ def _damaged(location: str) -> IntegrityError:
         where=location,
         untouched="everything; nothing was written",
         todo="bring it back from a backup, or name the one before it with --metadata",
+    )
+
+
+def _pointer_lost(name: TableName, lost: str) -> IntegrityError:
+    return IntegrityError(
+        f"the metadata file that the catalog names for {name} is gone or damaged",
+        where=lost,
+        untouched="everything; nothing was written",
+        todo=f"`lakehouse repair {name}` brings it back where there is a good copy; where there is none, "
+        f"`lakehouse fsck {name}` names the newest former one: give it with --metadata, and the next run catches up",
     )
 
 

@@ -112,7 +112,37 @@ class Journal(Generic[Entry]):
             entries += self.read(after=len(entries))
         raise TransientError(f"other writers were first {_TRIES} times", where=self.prefix, todo="run it again")
 
-    def _segment_key(self, last: int) -> str:
+    def segments(self) -> list[int]:
+        """The segments that are there, each by its last number."""
+        names = (key.rpartition("/")[2].removesuffix(".json") for key in self._segments())
+        return sorted(last for last in map(int, filter(str.isdecimal, names)) if last and last % SEGMENT == 0)
+
+    def single(self, last: int) -> list[Entry]:
+        """The entries of a segment, by their own objects. Raises :class:`IntegrityError` where one is not whole."""
+        numbers = range(last - SEGMENT + 1, last + 1)
+        bodies = self.store.get_many([self.key(number) for number in numbers])
+        return [self.decode(number, body) for number, body in zip(numbers, bodies, strict=True)]
+
+    def decode_segment(self, last: int, body: bytes) -> list[Entry]:
+        """The entries in a segment. Raises :class:`IntegrityError` where it is not one that ends with this number."""
+        try:
+            values = zip(range(last - SEGMENT + 1, last + 1), json.loads(body), strict=True)
+            return [self._entry(number, value) for number, value in values]
+        except (ValueError, TypeError) as error:
+            raise self._damaged(f"the segment to {last} cannot be read: {type(error).__name__}: {error}") from None
+
+    def segment(self, last: int) -> bytes:
+        """What a segment must be, by the single entries. Raises :class:`IntegrityError` where one is not whole."""
+        return self._encode_segment(self.single(last))
+
+    def from_segment(self, number: int) -> bytes:
+        """What an entry must be, by its segment. Raises :class:`IntegrityError` where that does not say it."""
+        last = -(-number // SEGMENT) * SEGMENT
+        entries = self.decode_segment(last, self.store.get(self.segment_key(last)))
+        return self._encode(entries[number - last - 1])
+
+    def segment_key(self, last: int) -> str:
+        """The object of the segment that ends with a number."""
         return f"segments/{self.prefix}{last:0{DIGITS}d}.json"
 
     def _segments(self) -> set[str]:
@@ -122,15 +152,14 @@ class Journal(Generic[Entry]):
         """The entries of the segments that lie wholly in a range, as far as there are any."""
         ends = range(-(-after // SEGMENT) * SEGMENT + SEGMENT, through + 1, SEGMENT)
         there = self._segments() if ends else set()
-        ends_there = [last for last in ends if self._segment_key(last) in there]
-        bodies = self.store.get_many([self._segment_key(last) for last in ends_there])
+        ends_there = [last for last in ends if self.segment_key(last) in there]
+        bodies = self.store.get_many([self.segment_key(last) for last in ends_there])
         found: dict[int, Entry] = {}
         for last, body in zip(ends_there, bodies, strict=True):
             try:
-                values = zip(range(last - SEGMENT + 1, last + 1), json.loads(body), strict=True)
-                found |= {number: self._entry(number, value) for number, value in values}
-            except (ValueError, TypeError, IntegrityError) as error:
-                logging.getLogger(__name__).warning("%s is not used: %s", self._segment_key(last), error)
+                found |= {entry.number: entry for entry in self.decode_segment(last, body)}
+            except IntegrityError as error:
+                logging.getLogger(__name__).warning("%s is not used: %s", self.segment_key(last), error.what)
         return found
 
     def _write_segments(self, entries: Sequence[Entry]) -> None:
@@ -138,12 +167,15 @@ class Journal(Generic[Entry]):
         with suppress(TransientError):
             there = self._segments()
             for last in range(SEGMENT, len(entries) + 1, SEGMENT):
-                if self._segment_key(last) not in there:
-                    values = [self.render(entry) for entry in entries[last - SEGMENT : last]]
-                    self.store.put_if_absent(self._segment_key(last), _json(values))
+                if self.segment_key(last) not in there:
+                    body = self._encode_segment(entries[last - SEGMENT : last])
+                    self.store.put_if_absent(self.segment_key(last), body)
 
     def _encode(self, entry: Entry) -> bytes:
         return _json(self.render(entry))
+
+    def _encode_segment(self, entries: Sequence[Entry]) -> bytes:
+        return _json([self.render(entry) for entry in entries])
 
     def decode(self, number: int, body: bytes) -> Entry:
         """The entry of this number out of its object. Raises :class:`IntegrityError` where it is none."""

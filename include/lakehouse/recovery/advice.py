@@ -30,6 +30,8 @@ def _todo(damage: LakeDamage, whole: Mapping[str, Point | None], files: LakeFile
         return _about_metadata(damage, files, newest)
     if damage.kind == "landed":
         return f"put the source's file in its place, whose SHA-256 is {damage.sha256}; bronze keeps what it has read"
+    if damage.kind == "segment":
+        return "its entries are damaged, too: bring them back first"
     if damage.kind == "log":
         return "no set has this entry: write nothing to this source before it is back, and never renumber"
     if damage.kind == "statistics":
@@ -52,10 +54,12 @@ def _about_table(table: str, point: Point | None, newest: BackupSet | None) -> s
 
 def _about_metadata(damage: LakeDamage, files: LakeFiles, newest: BackupSet | None) -> str:
     """The newest former metadata file that is whole: the one thing for which a folder is listed."""
-    former = newest_former(damage.uri, files)
+    former, names = newest_former(damage.uri, files), " ".join(damage.tables)
     if former:
-        return f"the newest former metadata file that is whole is {former}: the table can be registered from it"
-    names = " ".join(damage.tables)
+        return (
+            f"the newest former metadata file that is whole is {former}: "
+            f"`lakehouse undrop {names} --metadata {former}` takes the table back to it, and the next run catches up"
+        )
     if newest is not None and any(each.table in damage.tables for each in newest.manifest.tables):
         return f"backup set {newest.id} has {names} as it was"
     return f"nothing else says where the files of {names} are"

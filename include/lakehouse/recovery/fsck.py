@@ -7,6 +7,7 @@ remembered. A damaged document hides what lies below it; then a good copy of it 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -202,7 +203,7 @@ class Walk:
             return None
         node.sha256 = body.sha256
         node.problem = self._problem(node, body)
-        if not node.problem:
+        if not node.problem and node.kind != "segment":
             self.known.memory.add(Seen(node.uri, body.size_bytes, body.sha256, body.etag, self.now.isoformat()))
         return body.data if node.kind in _DOCUMENTS else None
 
@@ -232,7 +233,7 @@ class Walk:
     def _structure(self, node: Node, body: Body) -> str:
         problem = structure_problem(node.kind, node.uri, body.content, node.claims)
         if not problem:
-            self._compared("structure", node.uri)
+            self._compared(*(("entries",) if node.kind == "segment" else ("structure", node.uri)))
         return problem
 
     def _expected(self, node: Node) -> Expected | None:
@@ -250,6 +251,8 @@ class Walk:
             return None
         if node.copy.is_backup and self.known.vault:
             return self.known.vault.get(node.copy.stored.key, node.copy.stored.version)
+        if node.copy.body is not None:
+            return node.copy.body
         with self.files.reading(node.uri, node.copy.stored.version) as body:
             return body.data if body else None
 
@@ -273,7 +276,10 @@ class Walk:
     def good_copy(self, node: Node) -> GoodCopy | None:
         """Where the right bytes of a damaged file are: in a set, or in a version of the file itself."""
         wanted = node.expected.sha256 if node.expected else ""
-        return self.known.backup_copy(node.uri, wanted) or self._good_version(node, wanted)
+        if node.kind == "segment":
+            return _of_journal(node, wanted)
+        found = self.known.backup_copy(node.uri, wanted) or self._good_version(node, wanted)
+        return found or (_of_journal(node, wanted) if node.kind == "log" else None)
 
     def _good_version(self, node: Node, wanted: str) -> GoodCopy | None:
         try:
@@ -356,7 +362,7 @@ class Walk:
         above, waiting = {node.uri}, [node]
         while waiting:
             each = waiting.pop()
-            if each.kind == "log":
+            if each.kind in ("log", "segment"):
                 yield Hurt(each.uri.split("/")[-2])
             if each.kind == "manifest_list":
                 yield from self.snapshots.get(each.uri, ())
@@ -377,6 +383,22 @@ class Walk:
         good = [hurt for hurt in all_of if hurt.snapshot_id not in bad and hurt.at]
         best = max(good, key=lambda hurt: hurt.at, default=None)
         return Point(best.snapshot_id, best.at) if best and best.snapshot_id is not None else None
+
+
+def _of_journal(node: Node, wanted: str) -> GoodCopy | None:
+    """What a segment must be by its entries, or an entry by its segment; None where these do not say it."""
+    says = node.claims[0].says
+    journal, number = says["journal"], says["number"]
+    try:
+        body = journal.segment(number) if node.kind == "segment" else journal.from_segment(number)
+    except IntegrityError:
+        return None
+    sha256 = hashlib.sha256(body).hexdigest()
+    if wanted not in ("", sha256):
+        return None
+    source = "the entries of the log" if node.kind == "segment" else "a segment of the log"
+    stored = Stored(journal.key(number), len(body), sha256)
+    return GoodCopy(source, stored, is_backup=False, is_sure=bool(wanted) or node.kind == "segment", body=body)
 
 
 def _tables_of(node: Node) -> list[str]:

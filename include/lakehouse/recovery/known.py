@@ -28,13 +28,15 @@ class Expected:
 class GoodCopy:
     """Where the right bytes of a file are: an object of the backup, or a version of the file itself.
 
-    ``is_sure``: its hash is the one that was known; else it is only whole by its structure.
+    ``is_sure``: its hash is the one that was known; else it is only whole by its structure. ``body`` are the bytes
+    themselves, where other files of the lake say them.
     """
 
     source: str
     stored: Stored
     is_backup: bool
     is_sure: bool = True
+    body: bytes | None = field(default=None, repr=False)
 
 
 @dataclass

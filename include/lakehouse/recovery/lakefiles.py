@@ -70,7 +70,8 @@ class LakeFiles:
         except IntegrityError:
             return None
         checksum = found.get("ChecksumSHA256", "")
-        sha256 = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else ""
+        is_in_parts = "-" in checksum or "-" in found["ETag"]  # then it is a hash of hashes, whatever it looks like
+        sha256 = base64.b64decode(checksum).hex() if checksum and not is_in_parts else ""
         return Head(found["ContentLength"], found["ETag"], sha256)
 
     @contextmanager

@@ -48,7 +48,7 @@ class Ends:
 
 
 def log_claims(landing: ObjectStore, known: Known, ends: Ends) -> Iterator[Claim]:
-    """Every entry that both logs of every source must have."""
+    """Every entry that both logs of every source must have, and the copies of entries that are read in their place."""
     if known.newest:
         for source, end in known.newest.manifest.sources.items():
             ends.reach("log", source, end.log)
@@ -67,3 +67,10 @@ def log_claims(landing: ObjectStore, known: Known, ends: Ends) -> Iterator[Claim
         for number in range(1, last + 1):
             says = {"journal": journal, "number": number}
             yield Claim(f"s3://{landing.bucket}/{journal.key(number)}", "log", says=says)
+        yield from _segment_claims(journal)
+
+
+def _segment_claims(journal: Journal[Any]) -> Iterator[Claim]:
+    for last in journal.segments():
+        uri = f"s3://{journal.store.bucket}/{journal.segment_key(last)}"
+        yield Claim(uri, "segment", says={"journal": journal, "number": last})

@@ -51,7 +51,7 @@ class LakeDamage:
         """The command that brings it back, '' where there is no good copy."""
         if self.copy is None:
             return ""
-        return " ".join(["lakehouse repair", *(() if self.kind in ("log", "landed") else self.tables)])
+        return " ".join(["lakehouse repair", *(() if self.kind in ("log", "segment", "landed") else self.tables)])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
