@@ -32,7 +32,7 @@ from lakehouse.recovery.restore import carry_out, plan_restore
 
 CLOCK = SystemClock()
 FIRST, SECOND = "silver.first", "gold.second"
-SETS = 4
+SETS = 3
 ROUNDS = 3
 """How often everything changes between the cut of a set and its first copy."""
 
@@ -107,12 +107,13 @@ class Writer:
             time.sleep(0.02)
 
 
-def rounds_of(table: Any) -> int:
-    """How many rounds a table has taken; every snapshot of it can be read, and has those that it had then."""
-    for place, snapshot in enumerate(sorted(table.snapshots(), key=lambda each: each.sequence_number), 1):
+def rounds_of(table: Any, *, with_former: bool = False) -> int:
+    """How many rounds a table has taken, by its rows; each of its snapshots, too, has those that it had then."""
+    snapshots = list(enumerate(sorted(table.snapshots(), key=lambda each: each.sequence_number), 1))
+    for place, snapshot in snapshots if with_former else snapshots[-1:]:
         rows = table.scan(snapshot_id=snapshot.snapshot_id).to_arrow().column("n").to_pylist()
         assert sorted(rows) == list(range(1, place + 1))
-    return len(table.snapshots())
+    return len(snapshots)
 
 
 def in_place(lake: SmallLake, made: BackupSet, folder: Path) -> tuple[int, int, int]:
@@ -147,7 +148,8 @@ def test_sets_of_a_source_that_changes_heavily_are_each_of_one_moment(
     )
     carry_out(other, CLOCK, plan_restore(other, CLOCK, Wanted(everything=True)))
     catalog = open_catalog(other)
-    assert (rounds_of(catalog.load_table(FIRST)), rounds_of(catalog.load_table(SECOND))) == ends[-1][:2]
+    back = [rounds_of(catalog.load_table(name), with_former=True) for name in (FIRST, SECOND)]
+    assert tuple(back) == ends[-1][:2]
     assert len(read_log(ObjectStore.open(other), "shop.orders")) == ends[-1][2]
     writer.one_round()
     quiet = in_place(lake, create(lake.settings, CLOCK), tmp_path)
