@@ -52,7 +52,7 @@ class BackupServer:
         data = self.folder / "data"
         data.mkdir(parents=True)
         program = minio.require(minio.find_or_build(self.cache, None))
-        command = minio.command(program, data, self.port, ports.any_free())
+        command = minio.command(program, data, self.port, ports.any_free(), self.folder / "certificates")
         process = start(command, minio.environment(self.key_id, self.secret), self.folder / "minio.log", None)
         self.record = record_of(process, str(data), self.port, "benchmark")
         answers = wait_until_ready(process, lambda: ports.is_answered(ports.LOOPBACK, self.port), _START_SECONDS)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from tests.backup_lake import AT, SOURCE, SmallLake, fill, make_lake
 from typer.testing import CliRunner
 
-from lakehouse.backup import copying, vault
+from lakehouse.backup import copying, room, vault
 from lakehouse.backup.create import create_from
 from lakehouse.backup.prune import Policy, decide, plan_prune, run_prune
 from lakehouse.backup.records import read_records, write_record
@@ -56,14 +56,19 @@ def kinds(found: BackupSet) -> set[str]:
 def requests(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys that are read from the lake from now on."""
     read: list[str] = []
-    get = copying.ObjectStore.get
 
-    def noting(self: Any, key: str, **conditions: Any) -> bytes:
-        if self.bucket != lake.settings.backup_bucket:
-            read.append(key)
-        return get(self, key, **conditions)
+    def note(name: str) -> None:
+        act = getattr(copying.ObjectStore, name)
 
-    monkeypatch.setattr(copying.ObjectStore, "get", noting)
+        def noting(self: Any, key: str, *rest: Any, **conditions: Any) -> Any:
+            if self.bucket != lake.settings.backup_bucket:
+                read.append(key)
+            return act(self, key, *rest, **conditions)
+
+        monkeypatch.setattr(copying.ObjectStore, name, noting)
+
+    for name in ("get", "read_into", "streaming"):
+        note(name)
     return read
 
 
@@ -164,7 +169,7 @@ def test_a_begun_set_whose_files_are_gone_gives_way_to_a_new_cut(
 
 def test_large_files_go_in_parts(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
     body = bytes(range(256)) * 60_000
-    monkeypatch.setattr(copying, "WHOLE_BYTES", 1024 * 1024)
+    monkeypatch.setattr(room, "AT_ONCE_BYTES", 1024 * 1024)
     monkeypatch.setattr(vault, "PART_BYTES", 6 * 1024 * 1024)
     key = lake.land(body, 5)
     made = lake.back_up()

@@ -54,7 +54,8 @@ def asked(lake: SmallLake) -> Iterator[Asked]:
     def note(params: dict[str, Any], model: Any, **_: Any) -> None:
         seen.append((model.name, params.get("Key", params.get("Prefix", ""))))
 
-    clients = (lake.vault.store.client, ObjectStore.open(lake.settings).client)
+    lakes = ObjectStore.open(lake.settings), ObjectStore.for_copies(lake.settings)
+    clients = (lake.vault.store.client, *(each.client for each in lakes))
     for client in clients:
         client.meta.events.register("provide-client-params.s3", note)
     yield seen

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 
 from lakehouse.backup.iceberg import Kind, Reference, rewrite_deletes
 from lakehouse.backup.places import Places
+from lakehouse.backup.room import Room
 from lakehouse.backup.sets import SETS, Entry, Files, dump_progress, load_progress
-from lakehouse.backup.vault import WHOLE_BYTES, Stored, Vault
+from lakehouse.backup.vault import Stored, Vault
 from lakehouse.core.errors import IntegrityError
 from lakehouse.core.failpoints import failpoint
-from lakehouse.ledger.store import ContentMismatch, ObjectStore
+from lakehouse.ledger.store import NotAsAnnounced, ObjectStore
 from lakehouse.ledger.watched import in_threads as in_threads  # for those who copy as well
 
 _NAMES_OTHERS: tuple[Kind, ...] = ("position_deletes", "deletion_vector")
-_STREAMED: tuple[Kind, ...] = ("data", "equality_deletes", "landed", "statistics")
+_CARRIED: tuple[Kind, ...] = ("data", "equality_deletes", "landed", "statistics")
 _PROGRESS_SECONDS = 2.0
 _MOST_NAMED = 20
 
@@ -89,6 +90,7 @@ class Copier:
     damaged: frozenset[str]
     told: Told
     faults: list[str] = field(default_factory=list)
+    room: Room = field(default_factory=Room)
     _copied: int = 0
     _copied_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -151,17 +153,13 @@ class Copier:
             )
 
     def _store(self, reference: Reference, sha256: str) -> tuple[Stored, Stored | None] | None:
-        size = reference.size_bytes
-        if reference.kind in _STREAMED and size is not None and size > WHOLE_BYTES:
-            stored = self._stream(reference, size, sha256)
+        if reference.kind in _CARRIED and reference.size_bytes is not None:
+            stored = self._carry(reference, reference.size_bytes, sha256)
             return (stored, None) if stored else None
         body = self._body(reference)
         if body is None:
             return None
         digest = hashlib.sha256(body).hexdigest()
-        if sha256 not in ("", digest):
-            self.faults.append(f"{reference.uri} has other bytes than its log says")
-            return None
         copy = self._put(self.places.copy_key(reference.uri), body, digest)
         if reference.kind not in _NAMES_OTHERS:
             return copy, None
@@ -175,29 +173,32 @@ class Copier:
     def _body(self, reference: Reference) -> bytes | None:
         bucket, key = self.places.split(reference.uri)
         try:
-            body = self.lake.in_bucket(bucket).get(key)
-        except IntegrityError:
+            body = self.lake.in_bucket(bucket).get(key, ChecksumMode="ENABLED")
+        except (NotAsAnnounced, IntegrityError) as error:
             if reference.is_needed:
-                self.faults.append(f"{reference.uri} is missing")
+                self._fault(reference, error)
             return None
         if reference.size_bytes not in (None, len(body)):
             self.faults.append(f"{reference.uri} has {len(body)} bytes, {reference.size_bytes} were expected")
             return None
         return body
 
-    def _stream(self, reference: Reference, size: int, sha256: str) -> Stored | None:
-        bucket, key = self.places.split(reference.uri)
-        target = self.places.copy_key(reference.uri)
+    def _carry(self, reference: Reference, size_bytes: int, sha256: str) -> Stored | None:
+        """A file that is not looked into: each byte is read once, and none is kept."""
+        (bucket, source), key = self.places.split(reference.uri), self.places.copy_key(reference.uri)
+        lake, anew = self.lake.in_bucket(bucket), key in self.damaged
         try:
-            with self.lake.in_bucket(bucket).streaming(key) as (stream, _):
-                return self.vault.put_stream(target, stream, size, sha256=sha256, anew=target in self.damaged)
-        except ContentMismatch:
-            self.faults.append(f"{reference.uri} has other bytes than were expected")
-        except IntegrityError as error:
-            if "missing" not in error.what:
-                raise
-            self.faults.append(f"{reference.uri} is missing")
+            return self.vault.carry(lake, source, key, size_bytes, self.room, sha256=sha256, anew=anew)
+        except (NotAsAnnounced, IntegrityError) as error:
+            self._fault(reference, error)
         return None
+
+    def _fault(self, reference: Reference, error: NotAsAnnounced | IntegrityError) -> None:
+        """Note what the lake has lost or damaged. Raises what the vault says of its own objects."""
+        if isinstance(error, IntegrityError) and "missing" not in error.what:
+            raise error
+        problem = "has other bytes than were expected" if isinstance(error, NotAsAnnounced) else "is missing"
+        self.faults.append(f"{reference.uri} {problem}")
 
     def _put(self, key: str, body: bytes, sha256: str = "") -> Stored:
         return self.vault.put(key, body, sha256=sha256, anew=key in self.damaged)

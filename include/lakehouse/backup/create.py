@@ -148,7 +148,7 @@ class _Build:
     def __post_init__(self) -> None:
         progress = Progress(self.vault, self.plan.id)
         damaged = damaged_keys(self.vault, self.before.id) if self.before.id else frozenset()
-        self.landing = ObjectStore.open(self.settings)
+        self.landing = ObjectStore.for_copies(self.settings)
         self.copier = Copier(
             self.vault, self.landing, self.places, progress, self.before.files, progress.read(), damaged, self.told
         )

@@ -6,16 +6,17 @@ import base64
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from botocore.exceptions import ClientError
 
+from lakehouse.backup.room import Room
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
-from lakehouse.ledger.store import ContentMismatch, ObjectStore, Reader, Taken
+from lakehouse.ledger.store import NotAsAnnounced, ObjectStore, Outgoing, Reader, Taken
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -25,6 +26,8 @@ WHOLE_BYTES = 32 * 1024 * 1024
 PART_BYTES = 16 * 1024 * 1024
 _MOST_PARTS = 9_000
 _CHUNK_BYTES = 1024 * 1024
+_PARTS = "-"
+"""What a server's checksum of an object of parts has before their number."""
 _LOCKED = ("InvalidRequest", "ObjectLocked")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed")
 
@@ -38,7 +41,8 @@ class Stored:
     """An object of the vault, as it was when it was stored.
 
     ``checksum`` is what the server calls it by, '' where it keeps none; ``version`` is '' in a bucket without versions,
-    and ``locked_until`` ISO text, '' without a lock.
+    and ``locked_until`` ISO text, '' without a lock. ``is_confirmed``: it was stored just now, and the server answered
+    with the hash of what arrived.
     """
 
     key: str
@@ -47,6 +51,7 @@ class Stored:
     checksum: str = ""
     version: str = ""
     locked_until: str = ""
+    is_confirmed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Vault:
     def get(self, key: str, version: str = "") -> bytes:
         """A whole object, or one version of it. Raises :class:`IntegrityError` where there is none."""
         return self.store.get(key, **_version(version))
+
+    def digest(self, key: str, version: str = "") -> tuple[str, int]:
+        """The SHA-256 and the size of an object, read whole. Raises :class:`IntegrityError` where there is none."""
+        return self.store.digest(key, **_version(version))
 
     def body(self, stored: Stored) -> bytes:
         """A whole object as it was stored, whatever lies over it now. Raises :class:`IntegrityError`."""
@@ -126,13 +135,13 @@ class Vault:
         return Stored(
             key,
             found["ContentLength"],
-            "" if not checksum or "-" in checksum else base64.b64decode(checksum).hex(),
+            "" if not checksum or _PARTS in checksum else base64.b64decode(checksum).hex(),
             checksum,
             _known(found.get("VersionId")),
             until.astimezone(UTC).isoformat() if until else "",
         )
 
-    def put(self, key: str, body: bytes, *, sha256: str = "", anew: bool = False) -> Stored:
+    def put(self, key: str, body: bytes | memoryview, *, sha256: str = "", anew: bool = False) -> Stored:
         """Store a body once. What is there already must be the same; with ``anew`` it is replaced, as a new version."""
         digest = sha256 or hashlib.sha256(body).hexdigest()
         checksum = base64.b64encode(bytes.fromhex(digest)).decode()
@@ -146,15 +155,43 @@ class Vault:
             ChecksumSHA256=checksum,
         )
         try:
-            answer = self.store.ask(key, lambda: put(Body=body, **condition, **lock), len(body))
+            sent = cast(Any, Outgoing(body))
+            answer = self.store.ask(key, lambda: put(Body=sent, **condition, **lock), len(body))
         except Taken:
             return self._take(Stored(key, len(body), digest, checksum))
-        return Stored(key, len(body), digest, checksum, _known(answer.get("VersionId")), until)
+        version, is_confirmed = _known(answer.get("VersionId")), answer.get("ChecksumSHA256") == checksum
+        return Stored(key, len(body), digest, checksum, version, until, is_confirmed)
+
+    def carry(
+        self,
+        source: ObjectStore,
+        source_key: str,
+        key: str,
+        size_bytes: int,
+        room: Room,
+        *,
+        sha256: str = "",
+        version: str = "",
+        anew: bool = False,
+    ) -> Stored:
+        """Store an object of another store, which is read once: in one request where there is room, else in parts.
+
+        Raises :class:`NotAsAnnounced` where its size, its hash if that is known, or else the checksum that its server
+        has of it is another; nothing is stored then.
+        """
+        asked: dict[str, Any] = _version(version) if sha256 else {**_version(version), "ChecksumMode": "ENABLED"}
+        with room.holding(size_bytes) as memory:
+            if memory is not None:
+                digest = source.read_into(source_key, memory, **asked)
+                _require_announced(sha256 in ("", digest), source.where(source_key))
+                return self.put(key, memory, sha256=digest, anew=anew)
+        with source.streaming(source_key, **asked) as (stream, _):
+            return self.put_stream(key, stream, size_bytes, sha256=sha256, anew=anew)
 
     def put_stream(self, key: str, stream: Reader, size_bytes: int, *, sha256: str = "", anew: bool = False) -> Stored:
         """Store a large body as it comes, in parts: memory stays at one part, and every byte is read once.
 
-        Raises :class:`ContentMismatch` where its size, or its hash if that is known, is another; nothing is stored.
+        Raises :class:`NotAsAnnounced` where its size, or its hash if that is known, is another; nothing is stored.
         """
         part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
         lock, until = self._lock()
@@ -163,9 +200,8 @@ class Vault:
         )
         upload_id = self.store.ask(key, lambda: begin(**lock))["UploadId"]
         try:
-            parts, sent, digest = self._send_parts(key, upload_id, stream, part_bytes)
-            if sent != size_bytes or sha256 not in ("", digest):
-                raise ContentMismatch("a file is not what was announced", where=key)
+            parts, sent, digest = self._send_parts(key, upload_id, stream, min(part_bytes, size_bytes) or 1)
+            _require_announced(sent == size_bytes and sha256 in ("", digest), key)
             stored = Stored(key, sent, digest, _composite(parts))
             return self._complete(stored, upload_id, parts, until, anew=anew)
         except BaseException:
@@ -194,9 +230,9 @@ class Vault:
         found = self.head(key, version)
         size_bytes = found.size_bytes if found else 0
         with self.reading(key, version) as stream:
-            if size_bytes <= WHOLE_BYTES:
-                return self.put(key, read_fully(stream, size_bytes), anew=True)
-            return self.put_stream(key, stream, size_bytes, anew=True)
+            if found and _is_of_parts(found):
+                return self.put_stream(key, stream, size_bytes, anew=True)
+            return self.put(key, read_fully(stream, size_bytes), anew=True)
 
     def delete(self, stored: Stored) -> None:
         """Remove the version that was stored, for good. Raises :class:`SettingsError` where that is refused."""
@@ -260,27 +296,29 @@ class Vault:
                 untouched="what is there; the set is not complete",
                 todo="see `lakehouse backup verify`; the next set after it replaces what it names",
             )
-        return self.extended(replace(mine, version=found.version, locked_until=found.locked_until))
+        return self.extended(replace(found, sha256=mine.sha256, checksum=found.checksum or mine.checksum))
 
     def _has(self, found: Stored, mine: Stored) -> bool:
-        if found.checksum:
+        if found.checksum == mine.checksum or not (_is_of_parts(found) or found.checksum == ""):
             return found.checksum == mine.checksum
-        with self.reading(mine.key) as stream:  # a server that keeps no hash
-            return hashed(stream)[0] == mine.sha256
+        # The server keeps no hash, or that of other parts than ours.
+        return self.store.digest(mine.key)[0] == mine.sha256
 
     def _send_parts(
         self, key: str, upload_id: str, stream: Reader, part_bytes: int
     ) -> tuple[list[CompletedPartTypeDef], int, str]:
         parts: list[CompletedPartTypeDef] = []
         whole, sent = hashlib.sha256(), 0
-        while body := read_fully(stream, part_bytes):
+        memory = memoryview(bytearray(part_bytes))
+        while size := _fill(stream, memory):
+            body = memory[:size]
             whole.update(body)
-            sent += len(body)
+            sent += size
             number = len(parts) + 1
             checksum = base64.b64encode(hashlib.sha256(body).digest()).decode()
             send = partial(self.store.client.upload_part, Bucket=self.store.bucket, Key=key, UploadId=upload_id)
-            send = partial(send, PartNumber=number, Body=body, ChecksumSHA256=checksum)
-            answer = self.store.ask(key, send, len(body))
+            send = partial(send, PartNumber=number, Body=cast(Any, Outgoing(body)), ChecksumSHA256=checksum)
+            answer = self.store.ask(key, send, size)
             parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
         return parts, sent, whole.hexdigest()
 
@@ -319,10 +357,28 @@ def read_fully(stream: Reader, size: int) -> bytes:
     return b"".join(pieces)
 
 
+def _fill(stream: Reader, memory: memoryview) -> int:
+    """Read into memory until it is full or the stream ends; returns how much that was."""
+    size = 0
+    while size < len(memory) and (piece := stream.read(min(_CHUNK_BYTES, len(memory) - size))):
+        memory[size : size + len(piece)] = piece
+        size += len(piece)
+    return size
+
+
+def _require_announced(is_same: bool, where: str) -> None:
+    if not is_same:
+        raise NotAsAnnounced("a file is not what was announced", where=where)
+
+
 def _composite(parts: list[CompletedPartTypeDef]) -> str:
     """What S3 calls an object of parts by: the hash of their hashes, and their number."""
     digests = b"".join(base64.b64decode(part["ChecksumSHA256"]) for part in parts)
-    return f"{base64.b64encode(hashlib.sha256(digests).digest()).decode()}-{len(parts)}"
+    return f"{base64.b64encode(hashlib.sha256(digests).digest()).decode()}{_PARTS}{len(parts)}"
+
+
+def _is_of_parts(stored: Stored) -> bool:
+    return _PARTS in stored.checksum
 
 
 def _version(version: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from lakehouse.backup.sets import (
     load_set,
     set_key,
 )
-from lakehouse.backup.vault import WHOLE_BYTES, Stored, Vault, hashed
+from lakehouse.backup.vault import Stored, Vault
 from lakehouse.core.errors import IntegrityError
 from lakehouse.ledger.decisions import decision_log
 from lakehouse.ledger.log import landing_log
@@ -107,11 +107,8 @@ class _Look:
         if not is_read:
             self._count()
             return self._by_head(stored)
-        if stored.size_bytes <= WHOLE_BYTES:
-            return self.whole(stored)[1]
         try:
-            with self.vault.reading(stored.key) as stream:
-                sha256, size = hashed(stream)
+            sha256, size = self.vault.digest(stored.key)
         except IntegrityError:
             return "it is missing"
         self._count(size)
@@ -122,8 +119,7 @@ class _Look:
         if not stored.version:
             return ""
         try:
-            with self.vault.reading(stored.key, stored.version) as stream:
-                sha256, size = hashed(stream)
+            sha256, size = self.vault.digest(stored.key, stored.version)
         except IntegrityError:
             return ""
         return "" if difference(stored, size, sha256) else stored.version

@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from lakehouse.backup.copying import Told, in_threads
 from lakehouse.backup.iceberg import (
@@ -25,11 +26,12 @@ from lakehouse.backup.iceberg import (
     rewrite_view,
 )
 from lakehouse.backup.places import Relocation
+from lakehouse.backup.room import Room
 from lakehouse.backup.sets import Entry
-from lakehouse.backup.vault import WHOLE_BYTES, OtherBytes, Stored, Vault, hashed
+from lakehouse.backup.vault import OtherBytes, Stored, Vault
 from lakehouse.core.errors import IntegrityError
 from lakehouse.core.failpoints import failpoint
-from lakehouse.ledger.store import ContentMismatch
+from lakehouse.ledger.store import NotAsAnnounced
 from lakehouse.recovery.target import Target
 
 _LEVELS: tuple[Kind, ...] = ("manifest", "manifest_list")
@@ -95,7 +97,8 @@ class Bringing:
     whole: dict[str, Whole] = field(default_factory=dict)
     """By the name of the original."""
     named: dict[str, list[Reference]] = field(default_factory=dict)
-    """What files name that were read where they are, by their names there."""
+    """What files name whose bytes there are known, by their names there: read there, or confirmed when stored."""
+    room: Room = field(default_factory=Room)
     files: int = 0
     size_bytes: int = 0
     verified_files: int = 0
@@ -113,11 +116,11 @@ class Bringing:
     def bring_metadata(self, entry: Entry, body: bytes) -> Whole:
         """A table's metadata file, or a view's, that was read and perhaps made anew."""
         if self.relocation.is_same:
-            return self._put(entry.uri, body)
+            return self._put(entry.uri, body, entry.kind)
         if entry.kind == "view":
-            return self._put(entry.uri, rewrite_view(body, self.relocation))
+            return self._put(entry.uri, rewrite_view(body, self.relocation), entry.kind)
         moved = rewrite_metadata(body, self.relocation, lambda each: self._move(each)[0], is_guarded=False)
-        return self._put(entry.uri, moved)
+        return self._put(entry.uri, moved, entry.kind)
 
     def bring_logs(self, entries: Iterable[Entry]) -> None:
         """Entries of logs, the last ones first: until all are there, a log has a gap, and nobody appends to it.
@@ -206,7 +209,7 @@ class Bringing:
         elif entry.kind not in _FORMER:
             body = self._good(entry)
             if body is not None:
-                self._put(entry.uri, self._rewritten(entry, body))
+                self._put(entry.uri, self._rewritten(entry, body), entry.kind)
 
     def _rewritten(self, entry: Entry, body: bytes) -> bytes:
         if entry.kind == "manifest":
@@ -249,8 +252,7 @@ class Bringing:
             return True
         if not self.thorough:
             return True
-        with live.reading(key) as stream:
-            return hashed(stream)[0] == entry.copy.sha256
+        return live.digest(key)[0] == entry.copy.sha256
 
     def _is_read_whole(self, entry: Entry, live: Vault, key: str) -> bool:
         try:
@@ -264,25 +266,25 @@ class Bringing:
 
     def _copy(self, entry: Entry, bucket: str, key: str, *, anew: bool) -> bool:
         stored, live = entry.copy, self._bucket(bucket)
-        if stored.size_bytes <= WHOLE_BYTES:
+        if entry.kind in _LOOKED_INTO:
             body = self._good(entry, tells=False)
             if body is not None:
-                self._put_at(live, key, body, stored.sha256, anew=anew)
+                self._put_at(live, key, body, stored.sha256, entry.kind, anew=anew)
             return body is not None
         return any(
-            self._stream(stored, version, live, key, anew=anew) for version in dict.fromkeys(("", stored.version))
+            self._carry(stored, version, live, key, anew=anew) for version in dict.fromkeys(("", stored.version))
         )
 
-    def _stream(self, stored: Stored, version: str, live: Vault, key: str, *, anew: bool) -> bool:
-        """Copy a large object. Where its bytes are not those that were stored, nothing is."""
+    def _carry(self, stored: Stored, version: str, live: Vault, key: str, *, anew: bool) -> bool:
+        """Copy an object. Where its bytes are not those that were stored, nothing is."""
+        carry = partial(live.carry, self.vault.store, stored.key, key, stored.size_bytes, self.room)
         try:
-            with self.vault.reading(stored.key, version) as stream:
-                live.put_stream(key, stream, stored.size_bytes, sha256=stored.sha256, anew=anew)
-        except ContentMismatch:
+            carry(sha256=stored.sha256, version=version, anew=anew)
+        except NotAsAnnounced:
             return False
         except OtherBytes:
             self.replaced.append(live.store.where(key))
-            return self._stream(stored, version, live, key, anew=True)
+            return self._carry(stored, version, live, key, anew=True)
         except IntegrityError as error:
             if error.what == "an object is missing":
                 return False
@@ -300,14 +302,14 @@ class Bringing:
     def _where(self, entry: Entry) -> str:
         return f"{self.vault.store.where(entry.copy.key)} (of {entry.uri})"
 
-    def _put(self, uri: str, body: bytes) -> Whole:
+    def _put(self, uri: str, body: bytes, kind: Kind) -> Whole:
         """Store a file that was made anew, unless the same bytes are there already."""
         bucket, key = self.relocation.place(uri)
         done = Whole(f"s3://{bucket}/{key}", hashlib.sha256(body).hexdigest(), len(body))
         is_there = (bucket, key) in self.there
         if not is_there or self._live(done.uri) != body:
             failpoint("restore.before_copy", uri)
-            self._put_at(self._bucket(bucket), key, body, done.sha256, anew=is_there)
+            self._put_at(self._bucket(bucket), key, body, done.sha256, kind, anew=is_there)
             failpoint("restore.after_copy", uri)
             self._count(len(body))
             if is_there:
@@ -315,12 +317,14 @@ class Bringing:
         self.whole[uri] = done
         return done
 
-    def _put_at(self, live: Vault, key: str, body: bytes, sha256: str, *, anew: bool) -> None:
+    def _put_at(self, live: Vault, key: str, body: bytes, sha256: str, kind: Kind, *, anew: bool) -> None:
         try:
-            live.put(key, body, sha256=sha256, anew=anew)
+            done = live.put(key, body, sha256=sha256, anew=anew)
         except OtherBytes:
             self.replaced.append(live.store.where(key))
-            live.put(key, body, sha256=sha256, anew=True)
+            done = live.put(key, body, sha256=sha256, anew=True)
+        if done.is_confirmed:
+            self.named[live.store.where(key)] = references(kind, body)
 
     def _last(self, newest_first: list[Entry]) -> None:
         self._log_entry(newest_first[0])
