@@ -16,7 +16,7 @@ from lakehouse.backup.base_status import BASE_DAYS, Ask, Databases, SeenBases, r
 from lakehouse.backup.bases import base_ids
 from lakehouse.backup.drills import DRILLS, Drill, Goals, drill_ids, duration, read_drill
 from lakehouse.backup.records import Verification, newest_records
-from lakehouse.backup.sets import COMPLETE, SETS, BackupSet, complete_ids, is_complete, load_set
+from lakehouse.backup.sets import COMPLETE, SETS, BackupSet, complete_ids, is_complete, load_set, set_ids
 from lakehouse.backup.vault import Vault
 from lakehouse.core.settings import Settings
 
@@ -123,6 +123,7 @@ class Seen:
     verifications: dict[str, Verification] = field(default_factory=dict)
     drills: dict[str, Drill] = field(default_factory=dict)
     bases: SeenBases = field(default_factory=SeenBases)
+    first: str = ""
 
 
 def read_status(
@@ -145,7 +146,7 @@ def read_status(
     databases = read_databases(vault, public_key, asked, bases, of_bases, seen.bases) if asked else None
     drills = _last_drills(vault, public_key, seen)
     good = next((each for each in drills if each.is_good), None)
-    oldest = cut_time(min(seen.finished)) if seen.finished else None
+    oldest = _first_cut(vault, seen) if seen.finished else None
     words = tuple(_overdue(last, exposure, verification, drills[0] if drills else None, good, limits, now, oldest))
     words += tuple(databases.overdue(now, limits.base, oldest)) if databases else ()
     return Status(now, last, exposure, verification, drills[0] if drills else None, good, limits, words, databases)
@@ -197,6 +198,12 @@ def _finished(vault: Vault, after: str) -> dict[str, datetime]:
         if name == COMPLETE and entry.modified_at is not None:
             found[set_id] = entry.modified_at.astimezone(UTC)
     return found
+
+
+def _first_cut(vault: Vault, seen: Seen) -> datetime:
+    """When the first set was cut that is there: what never was done since is late. Asked for once."""
+    seen.first = seen.first or min(set_ids(vault), default=min(seen.finished))
+    return cut_time(seen.first)
 
 
 def _last_drills(vault: Vault, public_key: str, seen: Seen) -> Sequence[Drill]:
