@@ -15,7 +15,7 @@ from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
 from lakehouse.engine.lock import table_locks
-from lakehouse.engine.pointer import Swap, is_copy, pointers, read_document, swap
+from lakehouse.engine.pointer import Swap, is_copy, read_document, swap
 from lakehouse.ledger.points import rows_of
 from lakehouse.ledger.references import snapshot_references
 from lakehouse.ledger.store import ObjectInfo, ObjectStore
@@ -146,7 +146,7 @@ class Warehouse:
 
     def lost_pointer(self, name: TableName) -> str:
         """The metadata file that the catalog names for a table, where it is gone or damaged; '' where it is whole."""
-        at = pointers(self.catalog).get(name, "")
+        at = _pointer(self.catalog, name)
         try:
             if at:
                 self._document(at)
@@ -277,6 +277,23 @@ def folders_that_stand(catalog: Any) -> set[str]:
         for namespace, name, location in rows
         if namespace != "ops" or not is_copy(TableName(namespace, name))
     }
+
+
+def _pointer(catalog: Any, name: TableName) -> str:
+    """The metadata file of a table as its row says, whether it is there or not; '' where there is no row."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import ProgrammingError
+
+    row = (
+        "SELECT metadata_location FROM iceberg_tables "
+        "WHERE catalog_name = :catalog AND table_namespace = :namespace AND table_name = :name"
+    )
+    values = {"catalog": CATALOG, "namespace": name.namespace, "name": name.name}
+    try:
+        with reaching(f"look for {name}"), catalog.engine.connect() as connection:
+            return str(connection.execute(text(row), values).scalar() or "")
+    except ProgrammingError:  # as above
+        return ""
 
 
 def register(catalog: Catalog, name: TableName, metadata_location: str) -> None:
