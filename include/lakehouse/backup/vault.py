@@ -299,10 +299,8 @@ class Vault:
         return self.extended(replace(found, sha256=mine.sha256, checksum=found.checksum or mine.checksum))
 
     def _has(self, found: Stored, mine: Stored) -> bool:
-        if found.checksum == mine.checksum or not (_is_of_parts(found) or found.checksum == ""):
-            return found.checksum == mine.checksum
-        # The server keeps no hash, or that of other parts than ours.
-        return self.store.digest(mine.key)[0] == mine.sha256
+        """By what the server calls it; where it keeps no hash, or that of other parts than ours, by its bytes."""
+        return found.checksum == mine.checksum != "" or self.store.digest(mine.key)[0] == mine.sha256
 
     def _send_parts(
         self, key: str, upload_id: str, stream: Reader, part_bytes: int
