@@ -27,6 +27,7 @@ from lakehouse.backup.vault import Vault
 from lakehouse.backup.verify import Share, verify
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import TableBusy
+from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, PROJECT_ROOT, Settings
 from lakehouse.ledger.retention_lock import keeping_files, removing_files
 from lakehouse.ledger.store import ObjectStore
@@ -109,12 +110,12 @@ def compact(lake: Lake) -> None:
 
 def go_back(lake: Lake) -> None:
     """A table of each format is what it was before it was compacted, and before the commit before that."""
-    before = contents(lake)
     for table in ("ops.old_format", "silver.dim_fed"):
+        before = content_of(load_table(lake.catalog, TableName.parse(table)))
         heads = lake.spark.sql(f"SELECT snapshot_id FROM {CATALOG}.{table}.history ORDER BY made_current_at DESC")
         *_, former = heads.take(4)
         lake.spark.sql(f"CALL {CATALOG}.system.rollback_to_snapshot('{table}', {former.snapshot_id})")
-        assert contents(lake)[table] != before[table]
+        assert content_of(load_table(lake.catalog, TableName.parse(table))) != before
 
 
 def expire(lake: Lake) -> None:
