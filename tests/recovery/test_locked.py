@@ -21,6 +21,7 @@ import pytest
 from botocore.exceptions import ClientError
 from tests.backup_lake import AT, SmallLake, catalog_at
 
+from lakehouse.backup import room
 from lakehouse.backup.prune import Policy, plan_prune, run_prune
 from lakehouse.backup.sets import BackupSet, complete_ids, load_set
 from lakehouse.backup.signing import public_key_of
@@ -28,6 +29,7 @@ from lakehouse.backup.vault import Stored, Vault
 from lakehouse.backup.verify import Share, put_back, verify
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
+from lakehouse.ledger.store import ObjectStore
 from lakehouse.stack import backup_access, buckets, credentials
 from lakehouse.stack.backup_access import Place
 
@@ -217,6 +219,24 @@ def test_what_root_or_the_pruner_marks_as_deleted_is_named_and_taken_back(
         s3 = as_user(place, backup_access.PRUNER) if number % 2 else as_root(place)
         assert refusal(lambda s3=s3, key=each.key: s3.delete_object(Bucket=place.bucket, Key=key)) == ""
     covered(lake, made, objects)
+
+
+def test_what_went_in_parts_is_laid_on_top_in_parts_and_taken_by_who_sends_it_whole(
+    lake: SmallLake, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's checksum of an object tells of its parts, and sets have it."""
+    body, key = bytes(range(256)) * 80_000, f"objects/{uuid.uuid4()}"
+    source, vault = ObjectStore.for_copies(lake.settings), lake.vault
+    source.put("large", body)
+    with monkeypatch.context() as small:
+        small.setattr(room, "AT_ONCE_BYTES", 1)
+        stored = vault.carry(source, "large", key, len(body), room.Room())
+    assert stored.checksum.endswith("-2") and vault.head(key) == replace(stored, sha256="")
+    as_user(place, backup_access.WRITER).put_object(Bucket=place.bucket, Key=key, Body=b"over it")
+    on_top = vault.lay_on_top(key, stored.version)
+    assert on_top.checksum == stored.checksum and vault.get(key) == body
+    again = vault.carry(source, "large", key, len(body), room.Room())
+    assert again == on_top and again.sha256 == sha256_of(body)
 
 
 def test_forged_marks_and_records_hide_nothing(lake: SmallLake, made: BackupSet, place: Place) -> None:
