@@ -113,6 +113,9 @@ def test_what_nobody_knows_is_judged_by_its_structure(
 ) -> None:
     """Neither a backup nor an earlier check: only what names a file says what it must be."""
     monkeypatch.setattr(Memory, "write", lambda *_: 0)
+    # That there was an entry says only the next one, or a table that consumed it: the last ones here nobody would miss.
+    newest = {uri.rpartition("/")[0]: uri for uri in sorted(unbacked.files["log"])}
+    monkeypatch.setitem(unbacked.files, "log", sorted(set(unbacked.files["log"]) - set(newest.values())))
     kinds = [kind for kind in KINDS if kind != "former_metadata" or how == "truncated"]
     missed = {kind: unnamed(unbacked, how, kind, chance, unbacked.check) for kind in kinds}
     assert missed == dict.fromkeys(kinds, [])
