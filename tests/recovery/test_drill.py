@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from tests.backup_lake import SmallLake
 from tests.integration.test_backup import environment
 
+from lakehouse.backup import vault as vaults
 from lakehouse.backup.create import create
 from lakehouse.backup.drill_report import render_report
 from lakehouse.backup.drills import Drill, drill_ids, read_drill
@@ -198,14 +199,7 @@ def test_what_the_backup_has_lost_fails_the_drill_and_is_named(lake: SmallLake, 
 def no_versions(lake: SmallLake) -> Iterator[None]:
     """As in a bucket that keeps no versions: a restore would bring the good one back."""
     with pytest.MonkeyPatch.context() as patch:
-        reading = Vault.reading
-
-        def without(self: Vault, key: str, version: str = "") -> Any:
-            return reading(self, key)
-
-        patch.setattr(Vault, "reading", without)
-        get = Vault.get
-        patch.setattr(Vault, "get", lambda self, key, version="": get(self, key))
+        patch.setattr(vaults, "_version", lambda _: {})
         yield
 
 
