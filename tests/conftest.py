@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings as hypothesis_settings
 from tests.servers import change_table, lake, new_lake, new_settings, servers
+from tests.turns import turn
 
 from lakehouse.core.settings import Settings, load_settings
 
@@ -43,6 +44,11 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 # Spark's first job takes longer than any deadline; a failure prints what is needed to see it again.
 hypothesis_settings.register_profile("lakehouse", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("lakehouse")
+
+
+def pytest_report_header() -> str:
+    """Which of the tests that take turns are run."""
+    return turn()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.integration.pipeline import fingerprints, land_files, run
+from tests.turns import in_turn
 
 from lakehouse.contracts.model import Contract
 from lakehouse.ledger.accounting import accounts
@@ -150,7 +151,7 @@ def test_columns_that_are_not_expected_hold_a_batch(lake: Lake, new_lake: NewLak
     assert fingerprints(lake, [lax]) == as_taken_in_one_run(new_lake, lax, tmp_path)
 
 
-@pytest.mark.parametrize("rows", [0, 2, 200])
+@pytest.mark.parametrize("rows", in_turn(0, 2, 200))
 def test_a_batch_of_unusual_size_is_held_until_it_is_released(
     lake: Lake, new_lake: NewLake, tmp_path: Path, rows: int
 ) -> None:

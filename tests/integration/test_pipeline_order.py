@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.integration.pipeline import all_tables, branches, fingerprints, land_files, quarantine, run, unpublished
+from tests.turns import in_turn
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core.failpoints import FailpointHit
@@ -123,7 +124,7 @@ def result(lake: Lake, kind: str) -> tuple[dict[str, str], dict[str, str]]:
     return fingerprints(lake, [KINDS[kind]]), quarantine(lake, [KINDS[kind]])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", in_turn(*KINDS))
 def test_any_order_gives_the_tables_of_data_in_order(
     kind: str, new_lake: NewLake, tmp_path: Path, chance: random.Random
 ) -> None:

@@ -21,6 +21,7 @@ import pytest
 from tests.integration.pipeline import fingerprints, land_files, run
 from tests.reference import Observation, Rules, fold
 from tests.servers import NewLake
+from tests.turns import on_turn
 
 from lakehouse.contracts.derive import compile_column
 from lakehouse.contracts.load import load_contracts
@@ -49,7 +50,7 @@ pytestmark = [
 ROWS = 541_909
 NET = Decimal("9747747.9340")
 GROUPS = (3,)
-REVERSED = 12
+REVERSED = 20
 LANDED_AT_ONCE = 10
 TWO_COUNTRIES = {"12370", "12394", "12417", "12422", "12429", "12431", "12455", "12457"}
 
@@ -192,6 +193,7 @@ def test_a_customer_who_went_back_and_forth(published: Published) -> None:
     assert versions[0]["effective_to"] == versions[1]["effective_from"]
 
 
+@on_turn(0, of=2)
 @pytest.mark.parametrize("groups", GROUPS)
 def test_any_order_gives_the_same_tables(
     groups: int, published: Published, new_lake: NewLake, tmp_path: Path, chance: random.Random
@@ -206,6 +208,7 @@ def test_any_order_gives_the_same_tables(
     assert fingerprints(lake, [published.contract]) == fingerprints(published.lake, [published.contract])
 
 
+@on_turn(1, of=2)
 def test_days_in_reverse_give_the_same_tables(published: Published, new_lake: NewLake, tmp_path: Path) -> None:
     """The first days, one run each, the last one first: every key that stands in two of them is late."""
     days = sorted(DATA.glob("*.csv"))[:REVERSED]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.integration.pipeline import all_tables, fingerprints, heads, land_files, quarantine, run
 from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, write
+from tests.turns import in_turn
 from typer.testing import CliRunner
 
 from lakehouse.contracts.model import Contract
@@ -118,7 +119,7 @@ def replay_all(lake: Lake, contract: Contract, *, is_last: bool) -> int:
     return moved
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", in_turn(*KINDS))
 def test_a_replay_gives_what_a_rebuild_gives(
     kind: str, new_lake: NewLake, tmp_path: Path, chance: random.Random
 ) -> None:
@@ -199,7 +200,7 @@ STEPS = ("publish.branched", "publish.deleted", "publish.before_fast_forward", "
 POINTS = {"fact_fed": (*STEPS, "rebuild.before_swap"), "dim_fed": ("publish.appended", "rebuild.before_swap")}
 
 
-@pytest.mark.parametrize("name", POINTS)
+@pytest.mark.parametrize("name", in_turn(*POINTS))
 def test_a_replay_that_breaks_changes_nothing_and_the_next_one_completes_it(
     name: str, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from tests.faults.s3_proxy import S3Fault, S3Proxy
 from tests.faults.wave import environment
 from tests.faults.world import content
 from tests.servers import another_place
+from tests.turns import on_turn
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.marts import declared_marts
@@ -165,6 +166,7 @@ def surroundings(mine: Settings, more: Mapping[str, str]) -> dict[str, str]:
 ON_SERVER = {"LAKEHOUSE_SPARK_MASTER": "connect"}
 
 
+@on_turn(0, of=2)
 def test_a_warm_server_gives_the_same_tables(stack: Settings, sources: Path, reference: Mapping[str, str]) -> None:
     landed(stack, sources)
     answer = program("run", stack, ON_SERVER, "--max-batches", "1")
@@ -181,6 +183,7 @@ def unaccounted(looking: Looking, contract: Contract) -> list[str]:
     return [problem for found in accounts(looking.catalog, looking.store, contract) for problem in found.problems]
 
 
+@on_turn(1, of=2)
 def test_a_cluster_gives_the_same_tables(
     stack: Settings, sources: Path, reference: Mapping[str, str], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.integration.pipeline import fingerprints, land_files, rebuild, run
 from tests.integration.test_pipeline_order import KINDS, UNITS, Row, column, make_content, write
+from tests.turns import in_turn
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
@@ -58,7 +59,7 @@ def decide(lake: Lake, source: Contract, action: Action, *batches: int) -> None:
     append_decision(ObjectStore.open(lake.settings), Decision(source.name, 0, action, batches, "why", "who", NOW))
 
 
-@pytest.mark.parametrize("kind", ["slice", "snapshot"])
+@pytest.mark.parametrize("kind", in_turn("slice", "snapshot"))
 def test_a_trimmed_source_gives_the_tables_of_a_whole_one(
     kind: str, new_lake: NewLake, tmp_path: Path, chance: random.Random
 ) -> None:
