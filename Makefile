@@ -3,6 +3,7 @@
 #   PYTHON=python3.12     the interpreter to build the environment with (default: the newest tested one found)
 #   DATA=path DAYS=n      passed on to the demo
 #   MINUTES=n CASES=n     how long to soak: until either is reached (default: 2000 cases)
+#   EVERY=1               run all of the heavy tests that else take turns by the day
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -14,6 +15,7 @@ DATA ?=
 DAYS ?=
 MINUTES ?=
 CASES ?=
+EVERY ?=
 PYTHON ?=
 
 # The environment is as wanted when a stamp with the hash of what it is made from stands in it.
@@ -48,8 +50,8 @@ down: ## Stop all of them; data and credentials are kept
 # runs all in this one.
 WORKERS ?= 3
 
-test: check-java $(STAMP) ## Run every test
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: check-java $(STAMP) ## Run every test; EVERY=1 also those whose turn is on another day
+	@LAKEHOUSE_EVERY="$(EVERY)" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 walk: check-java $(STAMP) ## Walk through docs/walk.md in a browser with sample data, and take its pictures anew
 	@WALK_WITH_SAMPLES=1 $(BIN)/python -m pytest -s tests/airflow/test_walk.py
