@@ -120,6 +120,20 @@ def fill(made: SmallLake) -> SmallLake:
     return made
 
 
+def with_backups(settings: Settings, lock_days: int = 2, **more: Any) -> Settings:
+    """The same with a bucket of backups that locks, and a key; ``more`` is set besides."""
+    made = settings.model_copy(
+        update={
+            "backup_bucket": settings.warehouse_bucket.replace("warehouse", "backup"),
+            "backup_signing_key": SecretStr(new_key()[0]),
+            "backup_lock_days": lock_days,
+            **more,
+        }
+    )
+    ObjectStore.of_backups(made).client.create_bucket(Bucket=made.backup_bucket, ObjectLockEnabledForBucket=True)
+    return made
+
+
 def make_lake(endpoint: str, folder: Path, *, is_locking: bool = True) -> SmallLake:
     """An empty lake with buckets of its own."""
     mark = uuid.uuid4().hex[:10]

@@ -11,13 +11,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from pydantic import SecretStr
-from tests.backup_lake import SmallLake, content_of
+from tests.backup_lake import SmallLake, content_of, with_backups
 from tests.killing import is_killed, wait_until_no_locks
 from tests.recovery.world import TableState, content, moment
 
 from lakehouse.backup.create import create
-from lakehouse.backup.signing import new_key
 from lakehouse.contracts.model import Upkeep
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.names import TableName
@@ -125,16 +123,7 @@ def test_upkeep_that_is_killed_takes_nothing_that_is_needed(
 @pytest.fixture(scope="module")
 def backed_up(new_settings: Callable[[], Settings]) -> SmallLake:
     """Two tables, landed files, a decision, and a set with all of it."""
-    settings = new_settings()
-    settings = settings.model_copy(
-        update={
-            "backup_bucket": settings.warehouse_bucket.replace("warehouse", "backup"),
-            "backup_signing_key": SecretStr(new_key()[0]),
-            "backup_lock_days": 1,
-        }
-    )
-    store = ObjectStore.of_backups(settings)
-    store.client.create_bucket(Bucket=settings.backup_bucket, ObjectLockEnabledForBucket=True)
+    settings = with_backups(new_settings(), lock_days=1)
     catalog: Any = open_catalog(settings)
     catalog.create_tables()
     made = SmallLake(settings, catalog)

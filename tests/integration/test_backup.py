@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
-from tests.backup_lake import content_of, read_in_place, tables_in_place
+from tests.backup_lake import content_of, read_in_place, tables_in_place, with_backups
 from tests.integration.pipeline import land_files, run
 from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, write
 from tests.recovery.world import content
@@ -22,7 +22,7 @@ from tests.recovery.world import content
 from lakehouse.backup.create import create
 from lakehouse.backup.records import Damage, write_record
 from lakehouse.backup.sets import BackupSet, complete_ids, set_ids
-from lakehouse.backup.signing import new_key, public_key_of, signer_of
+from lakehouse.backup.signing import public_key_of, signer_of
 from lakehouse.backup.vault import Vault
 from lakehouse.backup.verify import Share, verify
 from lakehouse.core.clock import SystemClock
@@ -50,17 +50,7 @@ GONE_BACK = 6
 def lake(new_lake: NewLake) -> Lake:
     """An empty lake with a bucket for backups that locks."""
     made = new_lake()
-    settings = made.settings.model_copy(
-        update={
-            "backup_bucket": made.settings.warehouse_bucket.replace("warehouse", "backup"),
-            "backup_signing_key": SecretStr(new_key()[0]),
-            "backup_lock_days": 2,
-        }
-    )
-    ObjectStore.of_backups(settings).client.create_bucket(
-        Bucket=settings.backup_bucket, ObjectLockEnabledForBucket=True
-    )
-    return type(made)(made.spark, settings)
+    return type(made)(made.spark, with_backups(made.settings))
 
 
 def contents(lake: Lake) -> Rows:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import SecretStr
 from pyiceberg.exceptions import ValidationException
-from tests.backup_lake import SmallLake, content_of
+from tests.backup_lake import SmallLake, content_of, with_backups
 from tests.integration.pipeline import fingerprints, land_files, run
 from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, write
 from tests.killing import is_killed
 
 from lakehouse.backup.create import create
-from lakehouse.backup.signing import new_key, public_key_of
+from lakehouse.backup.signing import public_key_of
 from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import ConcurrentCommit, IntegrityError, SettingsError, TableBusy
 from lakehouse.core.names import TableName
@@ -47,19 +46,6 @@ EVERYTHING = Wanted(everything=True)
 POINTS = ("begun", "before_copy", "after_copy", "after_logs", "after_files", "before_swap", "after_swap")
 SOURCE = KINDS["slice"]
 Rows = dict[str, list[dict[str, Any]]]
-
-
-def with_backups(settings: Settings) -> Settings:
-    """The same with a bucket of backups that locks, and a key."""
-    made = settings.model_copy(
-        update={
-            "backup_bucket": settings.warehouse_bucket.replace("warehouse", "backup"),
-            "backup_signing_key": SecretStr(new_key()[0]),
-            "backup_lock_days": 2,
-        }
-    )
-    ObjectStore.of_backups(made).client.create_bucket(Bucket=made.backup_bucket, ObjectLockEnabledForBucket=True)
-    return made
 
 
 @pytest.fixture

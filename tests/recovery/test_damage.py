@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import SecretStr
+from tests.backup_lake import with_backups
 from tests.recovery.damage import HOWS, KINDS, World, backup_store, fill, spoiled, unnamed
 from typer.testing import CliRunner
 
@@ -29,7 +29,7 @@ from lakehouse.backup.sets import (
     load_set,
     set_key,
 )
-from lakehouse.backup.signing import new_key, public_key_of
+from lakehouse.backup.signing import public_key_of
 from lakehouse.backup.vault import Stored
 from lakehouse.cli import fsck as commands
 from lakehouse.cli.main import app
@@ -48,16 +48,7 @@ CASES: Cases = [(how, kind) for how in HOWS for kind in KINDS]
 def world(new_lake: NewLake) -> World:
     """The lake with two backup sets, the second of which has everything."""
     made = new_lake()
-    settings = made.settings.model_copy(
-        update={
-            "backup_bucket": made.settings.warehouse_bucket.replace("warehouse", "backup"),
-            "backup_signing_key": SecretStr(new_key()[0]),
-            "backup_lock_days": 2,
-        }
-    )
-    world = fill(type(made)(made.spark, settings))
-    store = backup_store(world)
-    store.client.create_bucket(Bucket=settings.backup_bucket, ObjectLockEnabledForBucket=True)
+    world = fill(type(made)(made.spark, with_backups(made.settings)))
     world.lake.back_up()
     world.lake.land(b"id\n3\n", 3)
     world.learn(world.lake.back_up())

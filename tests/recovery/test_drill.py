@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -20,8 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import SecretStr
-from tests.backup_lake import SmallLake
+from tests.backup_lake import SmallLake, with_backups
 from tests.integration.test_backup import environment
 
 from lakehouse.backup import vault as vaults
@@ -29,7 +29,7 @@ from lakehouse.backup.create import create
 from lakehouse.backup.drill_report import render_report
 from lakehouse.backup.drills import Drill, drill_ids, read_drill
 from lakehouse.backup.sets import BackupSet
-from lakehouse.backup.signing import new_key, public_key_of
+from lakehouse.backup.signing import public_key_of
 from lakehouse.backup.status import Limits, read_status
 from lakehouse.backup.vault import Vault
 from lakehouse.core.clock import SystemClock
@@ -63,17 +63,7 @@ ODD = pa.table(
 @pytest.fixture(scope="module")
 def lake(new_settings: Callable[[], Settings], tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
     """Tables with deletes, tags, old snapshots, every type and nothing; three landed batches; and two sets."""
-    settings = new_settings()
-    settings = settings.model_copy(
-        update={
-            "home": tmp_path_factory.mktemp("home"),
-            "backup_bucket": settings.warehouse_bucket.replace("warehouse", "backup"),
-            "backup_signing_key": SecretStr(new_key()[0]),
-            "backup_lock_days": 1,
-        }
-    )
-    store = ObjectStore.of_backups(settings)
-    store.client.create_bucket(Bucket=settings.backup_bucket, ObjectLockEnabledForBucket=True)
+    settings = with_backups(new_settings(), lock_days=1, home=tmp_path_factory.mktemp("home"))
     catalog: Any = open_catalog(settings)
     catalog.create_tables()
     made = SmallLake(settings, catalog)
@@ -91,6 +81,7 @@ def lake(new_settings: Callable[[], Settings], tmp_path_factory: pytest.TempPath
     made.decide()
     create(settings, CLOCK)
     made.table("silver.dim_shop", 2)
+    time.sleep(1.1)  # sets are in the order of the seconds of their cuts
     create(settings, CLOCK)
     return made
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
+from tests.backup_lake import SmallLake, fill, make_lake
 
 from lakehouse.core.settings import PROJECT_ROOT
 
@@ -31,3 +32,15 @@ def endpoint() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture
+def lake(endpoint: str, tmp_path: Path) -> SmallLake:
+    """Two tables, one of them with deletes by position, three landed batches and a decision."""
+    return fill(make_lake(endpoint, tmp_path))
+
+
+@pytest.fixture
+def unlocked(endpoint: str, tmp_path: Path) -> SmallLake:
+    """The same, with backups in a bucket that locks nothing, and has no versions."""
+    return fill(make_lake(endpoint, tmp_path, is_locking=False))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr
-from tests.backup_lake import AT, SOURCE, SmallLake, fill, make_lake
+from tests.backup_lake import AT, SOURCE, SmallLake
 from typer.testing import CliRunner
 
 from lakehouse.backup import copying, room, vault
@@ -35,18 +35,6 @@ POINTS = (
 
 CUT = datetime(2026, 3, 4, 12, tzinfo=UTC)
 NOTHING = Policy(0, 0, 0, 0, 0)
-
-
-@pytest.fixture
-def lake(endpoint: str, tmp_path: Path) -> SmallLake:
-    """Two tables, one of them with deletes by position, three landed batches and a decision."""
-    return fill(make_lake(endpoint, tmp_path))
-
-
-@pytest.fixture
-def unlocked(endpoint: str, tmp_path: Path) -> SmallLake:
-    """The same, with backups in a bucket that locks nothing."""
-    return fill(make_lake(endpoint, tmp_path, is_locking=False))
 
 
 def kinds(found: BackupSet) -> set[str]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from tests.backup_lake import SmallLake
 from tests.drills import a_drill, drilled
-from tests.unit.test_backup import lake, unlocked
 from typer.testing import CliRunner
 
 from lakehouse.backup.drill_report import render_report
@@ -21,8 +20,6 @@ from lakehouse.cli import drill as cli
 from lakehouse.cli.main import app
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
-
-__all__ = ["lake", "unlocked"]
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 

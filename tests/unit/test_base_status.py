@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from tests.backup_lake import SmallLake, make_lake
-from tests.unit.test_backup import lake
 from tests.unit.test_wal import SERVER, SIZE, name, segment
 from typer.testing import CliRunner
 
@@ -28,7 +27,6 @@ from lakehouse.cli.main import app
 from lakehouse.core.errors import IntegrityError, SettingsError, TransientError
 from lakehouse.core.settings import Settings
 
-__all__ = ["lake"]
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.backup_lake import SOURCE, SmallLake, catalog_at, content_of, fill, make_lake
+from tests.backup_lake import SOURCE, SmallLake, catalog_at, content_of
 from typer.testing import CliRunner
 
 from lakehouse.backup.copying import in_threads
@@ -26,19 +26,6 @@ from lakehouse.ledger.store import ObjectStore
 from lakehouse.recovery.choose import Wanted
 from lakehouse.recovery.restore import Restored, RestorePlan, carry_out, plan_restore, undo
 from lakehouse.recovery.target import Target
-
-
-@pytest.fixture
-def lake(endpoint: str, tmp_path: Path) -> SmallLake:
-    """Two tables, one of them with deletes by position, three landed batches and a decision."""
-    return fill(make_lake(endpoint, tmp_path))
-
-
-@pytest.fixture
-def unlocked(endpoint: str, tmp_path: Path) -> SmallLake:
-    """The same, with backups in a bucket that has no versions."""
-    return fill(make_lake(endpoint, tmp_path, is_locking=False))
-
 
 EVERYTHING = Wanted(everything=True)
 

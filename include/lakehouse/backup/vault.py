@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from lakehouse.backup.room import Room
 from lakehouse.core.errors import IntegrityError, SettingsError
 from lakehouse.core.settings import Settings
-from lakehouse.ledger.store import NotAsAnnounced, ObjectStore, Outgoing, Reader, Taken
+from lakehouse.ledger.store import NotAsAnnounced, ObjectStore, Outgoing, Reader, Taken, read_fully
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -335,24 +335,6 @@ class Vault:
             self.store.abort(stored.key, upload_id)
             return self._take(stored)
         return replace(stored, version=_known(answer.get("VersionId")), locked_until=until)
-
-
-def hashed(stream: Reader) -> tuple[str, int]:
-    """The SHA-256 and the size of a stream, read in pieces."""
-    digest, size = hashlib.sha256(), 0
-    while piece := stream.read(_CHUNK_BYTES):
-        digest.update(piece)
-        size += len(piece)
-    return digest.hexdigest(), size
-
-
-def read_fully(stream: Reader, size: int) -> bytes:
-    """Exactly ``size`` bytes unless the stream ends before."""
-    pieces, missing = [], size
-    while missing and (piece := stream.read(missing)):
-        pieces.append(piece)
-        missing -= len(piece)
-    return b"".join(pieces)
 
 
 def _fill(stream: Reader, memory: memoryview) -> int:

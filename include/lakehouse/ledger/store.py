@@ -361,7 +361,7 @@ class ObjectStore:
     ) -> tuple[list[CompletedPartTypeDef], bool]:
         parts: list[CompletedPartTypeDef] = []
         digest, sent = hashlib.sha256(), 0
-        while body := _read_fully(stream, part_bytes):
+        while body := read_fully(stream, part_bytes):
             digest.update(body)
             sent += len(body)
             number = len(parts) + 1
@@ -490,7 +490,7 @@ def _translate(error: ClientError, where: str, store: ObjectStore) -> LakehouseE
     )
 
 
-def _read_fully(stream: Reader, size: int) -> bytes:
+def read_fully(stream: Reader, size: int) -> bytes:
     """Exactly ``size`` bytes unless the stream ends before."""
     pieces, missing = [], size
     while missing and (piece := stream.read(missing)):

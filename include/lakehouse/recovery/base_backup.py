@@ -16,11 +16,12 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from lakehouse.backup.bases import Base, base_key, seal
 from lakehouse.backup.signing import signer_of
-from lakehouse.backup.vault import WHOLE_BYTES, Stored, Vault, read_fully
+from lakehouse.backup.vault import WHOLE_BYTES, Stored, Vault
 from lakehouse.core.clock import Clock
 from lakehouse.core.errors import SettingsError, StackError
 from lakehouse.core.failpoints import failpoint
 from lakehouse.core.settings import Settings
+from lakehouse.ledger.store import read_fully
 from lakehouse.stack import credentials, external, postgres
 from lakehouse.stack.roles import BACKUP
 

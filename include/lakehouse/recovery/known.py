@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lakehouse.backup.sets import BackupSet, Entry, Files, complete_ids, load_set
-from lakehouse.backup.vault import Stored, Vault, hashed
+from lakehouse.backup.vault import Stored, Vault
 from lakehouse.backup.verify import difference
 from lakehouse.core.errors import IntegrityError
 from lakehouse.recovery.memory import Memory
@@ -120,8 +120,7 @@ def _at(stored: Stored, version: str) -> Stored:
 
 def _is_whole(vault: Vault, stored: Stored, version: str) -> bool:
     try:
-        with vault.reading(stored.key, version) as stream:
-            sha256, size = hashed(stream)
+        sha256, size = vault.digest(stored.key, version)
     except IntegrityError:
         return False
     return not difference(stored, size, sha256)
