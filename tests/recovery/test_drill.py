@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -91,6 +92,7 @@ def vault(lake: SmallLake) -> Vault:
 
 
 def drill(lake: SmallLake, *tables: str, set_id: str = "", **given: Any) -> Drill:
+    time.sleep(1.1)  # and so are drills
     plan = plan_drill(lake.settings, CLOCK, tables, set_id)
     return run_drill(lake.settings, CLOCK, plan, **{"actor": "ada", "approved_by": "grace", **given})
 
