@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
