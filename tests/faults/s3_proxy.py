@@ -13,7 +13,7 @@ from typing import cast
 from tests.faults.tcp import CHUNK, Connection, Proxy
 
 _LENGTH = re.compile(rb"^content-length: *(\d+)", re.IGNORECASE | re.MULTILINE)
-_CODES = {500: b"InternalError", 503: b"SlowDown"}
+_CODES = {403: b"AccessDenied", 500: b"InternalError", 503: b"SlowDown"}
 
 
 @dataclass

@@ -109,6 +109,12 @@ def sources(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def filled(stack: Settings, sources: Path) -> Any:
+    """The stack's own lake after a run on its warm server; what that said."""
+    return program("run", landed(stack, sources), ON_SERVER, "--max-batches", "1")
+
+
+@pytest.fixture(scope="module")
 def reference(stack: Settings, sources: Path) -> Mapping[str, str]:
     """What a lake has that was made by one run in its own process."""
     mine = landed(another_place(stack), sources)
@@ -167,10 +173,8 @@ ON_SERVER = {"LAKEHOUSE_SPARK_MASTER": "connect"}
 
 
 @on_turn(0, of=2)
-def test_a_warm_server_gives_the_same_tables(stack: Settings, sources: Path, reference: Mapping[str, str]) -> None:
-    landed(stack, sources)
-    answer = program("run", stack, ON_SERVER, "--max-batches", "1")
-    assert (answer["errors"], answer["held"]) == ([], [])
+def test_a_warm_server_gives_the_same_tables(stack: Settings, filled: Any, reference: Mapping[str, str]) -> None:
+    assert (filled["errors"], filled["held"]) == ([], [])
     assert everything(stack) == reference
     assert program("run", stack, ON_SERVER) == {"tables": [], "errors": [], "held": []}
     anew = told([*LAKEHOUSE, "rebuild", "silver.dim_customer", "--yes", "--json"], stack, ON_SERVER)
@@ -260,7 +264,8 @@ def sql(stack: Settings, statement: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_consoles_read_and_change_nothing(stack: Settings, reference: Mapping[str, str]) -> None:
+@pytest.mark.usefixtures("filled")
+def test_consoles_read_and_change_nothing(stack: Settings) -> None:
     table = TableName("silver", "dim_customer")
     head = read_head(Looking(stack).catalog, table).snapshot_id
     found = load_table(Looking(stack).catalog, table)
@@ -314,9 +319,8 @@ def client(command: list[str], mine: Settings, more: Mapping[str, str]) -> Itera
             process.kill()
 
 
-def test_a_killed_client_and_its_successor_write_once(
-    stack: Settings, sources: Path, reference: Mapping[str, str]
-) -> None:
+@pytest.mark.usefixtures("filled")
+def test_a_killed_client_and_its_successor_write_once(stack: Settings, sources: Path) -> None:
     """The server still writes for the dead client when the next one begins, and goes on after that has published."""
     land(stack, [SALES], Request(root=str(sources / "more"))).raise_if_refused()
     before = read_head(Looking(stack).catalog, SALES.bronze_table).consumed(SALES.name).through

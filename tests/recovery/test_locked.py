@@ -20,6 +20,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from tests.backup_lake import AT, SmallLake, catalog_at
+from tests.faults.s3_proxy import S3Fault, S3Proxy
 
 from lakehouse.backup import room
 from lakehouse.backup.prune import Policy, plan_prune, run_prune
@@ -27,7 +28,7 @@ from lakehouse.backup.sets import BackupSet, complete_ids, load_set
 from lakehouse.backup.signing import public_key_of
 from lakehouse.backup.vault import Stored, Vault
 from lakehouse.backup.verify import Share, put_back, verify
-from lakehouse.core.errors import IntegrityError, SettingsError
+from lakehouse.core.errors import IntegrityError, SettingsError, StackError
 from lakehouse.core.settings import Settings
 from lakehouse.ledger.store import ObjectStore
 from lakehouse.stack import backup_access, buckets, credentials
@@ -299,6 +300,37 @@ def test_no_set_goes_before_one_was_verified_and_then_the_pruner_removes_what_is
         assert lake.read_in_place(sets[1], tmp_path) == lake.contents()
     finally:
         backup_access.make(place)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/list-users", 503), ("PUT", "/import-iam", 503), ("HEAD", "/", 403)],
+    ids=["still-reading", "still-starting", "forgotten"],
+)
+def test_a_server_that_has_just_started_is_given_its_identities_again(
+    place: Place, method: str, path: str, status: int
+) -> None:
+    """One that reads its users from its disk takes others and forgets them."""
+    host, _, port = place.endpoint.removeprefix("http://").partition(":")
+    proxy, sent = S3Proxy(host, int(port)), []
+
+    def concerns(asked: str, at: str) -> bool:
+        sent.append(at)
+        return asked == method and path in at and (asked != "HEAD" or "import-iam" in "".join(sent))
+
+    try:
+        with proxy.armed(S3Fault(concerns, status, times=1)):
+            backup_access.make(replace(place, endpoint=f"http://{host}:{proxy.port}"))
+    finally:
+        proxy.close()
+
+
+def test_a_server_that_does_not_take_an_identity_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup_access, "_KNOWN_SECONDS", 0.5)
+    other = replace(place.secrets, writer="a")  # too short for MinIO, which says nothing of it
+    with pytest.raises(StackError, match=r"cannot be made: it does not know backup-writer \(403\)"):
+        backup_access.make(replace(place, secrets=other))
+    backup_access.make(place)
 
 
 def test_doctor_sees_who_could_destroy_backups(servers: Settings, place: Place) -> None:

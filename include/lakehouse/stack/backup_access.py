@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 BUCKET = "lake-backups"
 """The bucket of backups where the settings name none."""
 WRITER, PRUNER, READER = "backup-writer", "backup-pruner", "backup-reader"
-_IMPORT = "minio/admin/v3/import-iam"
-_SECONDS = 10
+_IMPORT, _USERS = "minio/admin/v3/import-iam", "minio/admin/v3/list-users"
+_DONE = 200
+_SECONDS, _KNOWN_SECONDS = 10, 10
 _OF_THE_BUCKET = (
     "s3:DeleteBucket",
     "s3:ForceDeleteBucket",
@@ -114,6 +115,8 @@ class Place:
 
 def make(place: Place) -> None:
     """Make the bucket and the identities, or correct them. Raises :class:`StackError` where the server refuses."""
+    import tenacity
+
     root = place.client(place.secrets.root_key_id, place.secrets.root_secret)
     buckets.create_one(root, place.bucket, is_locking=True)
     if not has_lock(root, place.bucket):
@@ -123,9 +126,14 @@ def make(place: Place) -> None:
             untouched="what is in it",
             todo="name another bucket with LAKEHOUSE_BACKUP_BUCKET: a lock can only be had from the beginning",
         )
-    _import(place, _archive(place))
-    for name, (key_id, secret) in place.users.items():
-        _require_known(place, name, key_id, secret)
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_delay(_KNOWN_SECONDS),
+        wait=tenacity.wait_fixed(0.2),
+        retry=tenacity.retry_if_result(bool),
+        retry_error_callback=lambda last: last.outcome.result() if last.outcome else "",
+    )
+    if reason := retrying(_import, place, _archive(place)):
+        raise _refused(place, reason)
 
 
 def _archive(place: Place) -> bytes:
@@ -142,33 +150,44 @@ def _archive(place: Place) -> bytes:
     return packed.getvalue()
 
 
-def _import(place: Place, archive: bytes) -> None:
-    """Send the archive, signed as any request to S3 is."""
+def _import(place: Place, archive: bytes) -> str:
+    """Send the identities; why they are not known after that, or nothing.
+
+    A server that has just started takes users while it still reads from its disk those that it has, and forgets the
+    new ones when that ends. Its list of users is what it gives only then, so it is asked for that first.
+    """
+    for method, path, body in (("GET", _USERS, b""), ("PUT", _IMPORT, archive)):
+        if (status := _as_root(place, method, path, body)) != _DONE:
+            return f"it answered {status}"
+    # It says nothing of a user that it did not take; so each is tried.
+    return next(filter(None, (_not_known(place, name, *keys) for name, keys in place.users.items())), "")
+
+
+def _as_root(place: Place, method: str, path: str, body: bytes) -> int:
+    """Send a request to the server's administration, signed as any request to S3 is; the status of the answer."""
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
     from botocore.exceptions import HTTPClientError
     from botocore.httpsession import URLLib3Session
 
-    request = AWSRequest("PUT", f"{place.endpoint}/{_IMPORT}", data=archive)
+    request = AWSRequest(method, f"{place.endpoint}/{path}", data=body)
     root = Credentials(place.secrets.root_key_id, place.secrets.root_secret)
     S3SigV4Auth(root, "s3", place.region).add_auth(request)
     try:
-        answer = URLLib3Session(timeout=_SECONDS).send(request.prepare())
+        return int(URLLib3Session(timeout=_SECONDS).send(request.prepare()).status_code)
     except HTTPClientError as error:
         raise _refused(place, type(error).__name__) from None
-    if answer.status_code != 200:
-        raise _refused(place, f"it answered {answer.status_code}")
 
 
-def _require_known(place: Place, name: str, key_id: str, secret: str) -> None:
-    """The server says nothing of a user that it did not take; so each is tried."""
+def _not_known(place: Place, name: str, key_id: str, secret: str) -> str:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         place.client(key_id, secret).head_bucket(Bucket=place.bucket)
     except (BotoCoreError, ClientError) as error:
-        raise _refused(place, f"it does not know {name} ({buckets.code_of(error) or type(error).__name__})") from None
+        return f"it does not know {name} ({buckets.code_of(error) or type(error).__name__})"
+    return ""
 
 
 def _refused(place: Place, reason: str) -> StackError:
