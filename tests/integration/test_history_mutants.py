@@ -3,7 +3,8 @@
 Bronze is loaded once for each kind of source. Each mutant folds it into a dimension of its own, batch after batch as
 runs would have, until a version differs from the reference's or the engine itself refuses to go on.
 
-The commonest mistakes are made in every run of the tests, the others by ``make guards``, which sets ``EVERY``.
+The commonest mistakes are made by the tests, one kind of source a day, the others by ``make guards``, which sets
+``EVERY``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.histories.play import Game, play
 from tests.histories.shrink import shrink, told
 from tests.histories.tables import FEW
 from tests.histories.timelines import SEASONS, Batch, Run, Timeline
+from tests.turns import on_turn
 
 from lakehouse.core.errors import IntegrityError, LakehouseError
 from lakehouse.engine.run import run_bronze
@@ -42,6 +44,7 @@ EVERY = "LAKEHOUSE_EVERY_MUTANT"
 WRONG = {"increment": FEED, "snapshot": SNAPSHOTS}
 if os.environ.get(EVERY):
     WRONG = {"increment": FEED + MORE_FEED, "snapshot": SNAPSHOTS + MORE_SNAPSHOTS}
+TURN = {kind: () if os.environ.get(EVERY) else on_turn(number, of=len(BATCHES)) for number, kind in enumerate(BATCHES)}
 CASES = [(kind, mutant) for kind, found in WRONG.items() for mutant in found]
 
 
@@ -97,12 +100,15 @@ def is_own_refusal(error: LakehouseError) -> str:
 
 
 @pytest.mark.parametrize("mutant", RIGHT, ids=lambda mutant: mutant.__name__)
-@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=TURN[kind]) for kind in BATCHES])
 def test_the_engine_is_right(kind: str, mutant: Mutant, loaded: Callable[[str], Game]) -> None:
     assert difference(loaded(kind), mutant) == ""
 
 
-@pytest.mark.parametrize(("kind", "mutant"), CASES, ids=[f"{kind}-{mutant.__name__}" for kind, mutant in CASES])
+@pytest.mark.parametrize(
+    ("kind", "mutant"),
+    [pytest.param(kind, mutant, marks=TURN[kind], id=f"{kind}-{mutant.__name__}") for kind, mutant in CASES],
+)
 def test_a_wrong_engine_is_found_out(kind: str, mutant: Mutant, loaded: Callable[[str], Game]) -> None:
     found = difference(loaded(kind), mutant)
     print(f"{mutant.__name__}: {found}")
