@@ -520,6 +520,83 @@ def test_a_rollback_goes_to_a_time_a_snapshot_or_a_tag(text: str, told: Told) ->
     assert told.commands == []
 
 
+DROPPED = {
+    "table": "silver.dim_customer", "metadata_location": "s3://warehouse/silver/dim_customer/metadata/7.json",
+    "updated_at": "2024-03-31T14:05:00+00:00", "rows": 1214, "snapshot_id": 7, "files": 31,
+    "lost_of_older_snapshots": [],
+}  # fmt: skip
+
+
+def test_a_dropped_table_comes_back_out_of_the_file_that_was_shown(told: Told) -> None:
+    dag = all_dags(project_index())["undrop_table"]
+    look, confirm = dag.get_task("look"), dag.get_task("confirm")
+    told.answers = [Answer(0, DROPPED), Answer(0, DROPPED)]
+    seen = look.execute(context(params={"table": "silver.dim_customer"}))
+    assert "1,214 rows; all of its 31 files are there" in seen["summary"] and "gone" not in seen["summary"]
+    running = context(ti=SimpleNamespace(xcom_pull=lambda task_ids: {"look": seen, "approve": APPROVED}[task_ids]))
+    confirm.execute(running)
+    given = ("undrop", "silver.dim_customer")
+    metadata = f"--metadata={DROPPED['metadata_location']}"
+    assert told.commands == [(*given, "--dry-run", "--json"), (*given, metadata, "--json")]
+    assert told.actors == ["", "grace (Airflow)"]
+    extra = {"by": "undrop", "approved_by": "grace (Airflow)", "snapshot_id": 7}
+    added = running["outlet_events"][operators.ConfirmOperator.PUBLISHED].added
+    assert added == [("silver.dim_customer", extra), ("landing.retail_sales", extra)]
+    told.answers = [Answer(0, {**DROPPED, "lost_of_older_snapshots": ["a", "b"]})]
+    assert "2 files of former snapshots are gone" in look.execute(context(params={"table": "silver.x"}))["summary"]
+
+
+NO_TAG = {"table": None, "name": None, "at": None, "keep": None}
+
+
+def test_tags_are_those_that_are_due_or_the_one_that_is_asked_for(told: Told) -> None:
+    task = all_dags(project_index())["tag_tables"].get_task("tag")
+    told.answers = [Answer(0, None)] * 3
+    for asked in (
+        {},
+        {"table": "gold.x", "name": "before"},
+        {"table": "gold.x", "name": "v1", "at": "7", "keep": "2d"},
+    ):
+        task.execute(context(params=NO_TAG | asked))
+    assert words_of(told) == ["tag --due", "tag gold.x before", "tag gold.x before --at=7 --keep=2d"]
+
+
+@pytest.mark.parametrize("asked", [{"table": "gold.x"}, {"name": "before"}, {"at": "7"}, {"keep": "2d"}])
+def test_half_a_tag_is_no_tag(asked: dict[str, str], told: Told) -> None:
+    with pytest.raises(AirflowFailException, match="needs a table and a name"):
+        all_dags(project_index())["tag_tables"].get_task("tag").execute(context(params=NO_TAG | asked))
+    assert told.commands == []
+
+
+def test_two_times_of_a_table_are_compared(told: Told) -> None:
+    dag = all_dags(project_index())["compare_table"]
+    told.answers = [Answer(0, None)] * 4
+    for since, until in (("2024-03-31", None), ("before", "7")):
+        for name in ("snapshots", "diff"):
+            dag.get_task(name).execute(context(params={"table": "silver.dim_customer", "from": since, "to": until}))
+    assert words_of(told) == [
+        "snapshots silver.dim_customer",
+        "diff silver.dim_customer --from=2024-03-31",
+        "snapshots silver.dim_customer",
+        "diff silver.dim_customer --from=before --to=7",
+    ]
+    with pytest.raises(AirflowSkipException, match="the log of `snapshots`"):
+        dag.get_task("diff").execute(context(params={"table": "silver.dim_customer", "from": None, "to": None}))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_of_a_form_about_time_becomes_an_option(text: str, told: Told) -> None:
+    dags, right = all_dags(project_index()), {"table": "silver.dim_customer", "from": "7", "to": None}
+    for task, params in (
+        (dags["undrop_table"].get_task("look"), {"table": text}),
+        *((dags["compare_table"].get_task("diff"), right | {name: text}) for name in ("table", "from", "to")),
+        *((dags["tag_tables"].get_task("tag"), NO_TAG | {"table": "a.b", "name": "c", name: text}) for name in NO_TAG),
+    ):
+        with pytest.raises((AirflowFailException, errors.ContractError)):
+            task.execute(context(params=params))
+    assert told.commands == []
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_decision_is_about_a_batch_of_ours_or_is_refused(text: str, told: Told) -> None:
     task = all_dags(project_index())["decide_batch"].get_task("decide")

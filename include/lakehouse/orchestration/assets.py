@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from airflow.sdk import Asset
 
 from lakehouse.contracts.index import DatasetEntry, Index
@@ -40,3 +42,11 @@ def silver_tables(index: Index) -> list[Asset]:
 def marts(index: Index) -> list[Asset]:
     """Every mart, by name."""
     return [table(f"gold.{name}") for name in sorted(index.marts)]
+
+
+def changed(index: Index, tables: Sequence[str]) -> list[Asset]:
+    """Tables, and what landed of their sources: a table that went back or came back has batches to take again."""
+    known = {f"silver.{name}": entry.dataset for name, entry in index.tables.items()}
+    known |= {dataset.bronze: dataset.name for dataset in index.datasets.values()}
+    sources = sorted({known[name] for name in tables if name in known})
+    return [*map(table, tables), *map(landing, sources)]

@@ -144,13 +144,22 @@ class HeldOperator(LakehouseOperator):
 
 
 class LookOperator(LakehouseOperator):
-    """The first half of a change that a person confirms: a dry run, whose words the approval shows."""
+    """The first half of a change that a person confirms: a dry run, whose words the approval shows.
+
+    ``seen_as`` is what the dry run calls that by which the second half does just what was seen.
+    """
 
     def __init__(
-        self, *, verb: str, arguments: Callable[[Context], list[str]], tell: Callable[[Any], str], **kwargs: Any
-    ):
+        self,
+        *,
+        verb: str,
+        arguments: Callable[[Context], list[str]],
+        tell: Callable[[Any], str],
+        seen_as: str = "token",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.verb, self.arguments, self.tell = verb, arguments, tell
+        self.verb, self.arguments, self.tell, self.seen_as = verb, arguments, tell, seen_as
 
     def execute(self, context: Context) -> dict[str, Any]:
         words = self.arguments(context)
@@ -159,7 +168,7 @@ class LookOperator(LakehouseOperator):
         if not summary:
             raise AirflowSkipException("nothing would change")
         self.log.info("%s", summary)
-        return {"words": words, "token": said["token"], "summary": summary}
+        return {"words": words, "token": said[self.seen_as], "summary": summary}
 
 
 class ConfirmOperator(LakehouseOperator):
@@ -168,20 +177,31 @@ class ConfirmOperator(LakehouseOperator):
     PUBLISHED: ClassVar[AssetAlias] = AssetAlias("lakehouse.confirmed")
 
     def __init__(
-        self, *, verb: str, looked: str, approved: str, asset_of: Callable[[Any], Asset | None], **kwargs: Any
+        self, *, verb: str, looked: str, approved: str, assets_of: Callable[[Any], Sequence[Asset]], **kwargs: Any
     ) -> None:
         super().__init__(outlets=[self.PUBLISHED], **kwargs)
-        self.verb, self.looked, self.approved, self.asset_of = verb, looked, approved, asset_of
+        self.verb, self.looked, self.approved, self.assets_of = verb, looked, approved, assets_of
 
     def execute(self, context: Context) -> None:
+        self.confirm(context)
+
+    def confirm(self, context: Context) -> Any:
+        """What the command said; there is an event for every table that is another now."""
         seen = context["ti"].xcom_pull(task_ids=self.looked)
         actor = approver(context["ti"].xcom_pull(task_ids=self.approved))
-        words = [self.verb, *seen["words"], "--yes", "--if-seen", seen["token"], "--json"]
-        said = self.run_command(words, actor=actor).said
-        asset = self.asset_of(said)
-        if asset is not None:
-            extra = {"by": self.verb, "approved_by": actor, "snapshot_id": said.get("published")}
+        said = self.run_command([self.verb, *seen["words"], *self.sure(seen["token"]), "--json"], actor=actor).said
+        extra = {"by": self.verb, "approved_by": actor, **self.about(said)}
+        for asset in self.assets_of(said):
             context["outlet_events"][self.PUBLISHED].add(asset, extra=extra)
+        return said
+
+    def sure(self, token: str) -> list[str]:
+        """The arguments by which the command does what was seen, without a question."""
+        return ["--yes", "--if-seen", token]
+
+    def about(self, said: Any) -> dict[str, Any]:
+        """What events say of the change."""
+        return {"snapshot_id": said.get("published")}
 
 
 class DecideOperator(LakehouseOperator):
@@ -212,7 +232,7 @@ class MaintainOperator(LakehouseOperator):
     def execute(self, context: Context) -> None:
         params = context["params"]
         table, most = params["table"], params["max_delete"]
-        if table is not None and not TABLE.match(str(table)) or not isinstance(most, int) or most < 0:
+        if table is not None and not TABLE.fullmatch(str(table)) or not isinstance(most, int) or most < 0:
             raise AirflowFailException(f"{table!r} is no table, or {most!r} no number of files")
         words = [*([str(table)] if table else []), f"--max-delete={most}"]
         words += ["--dry-run"] if params["dry_run"] else []
@@ -224,14 +244,20 @@ class MaintainOperator(LakehouseOperator):
 
 
 class CommandOperator(LakehouseOperator):
-    """Runs a command that needs nothing of the run."""
+    """Runs a command, with what ``arguments`` makes of the form of the run."""
 
-    def __init__(self, *, words: Sequence[str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        words: Sequence[str],
+        arguments: Callable[[Context], Sequence[str]] = lambda context: (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.words = tuple(words)
+        self.words, self.arguments = tuple(words), arguments
 
     def execute(self, context: Context) -> None:
-        answer = self.run_command(self.words)
+        answer = self.run_command([*self.words, *self.arguments(context)])
         if answer.said is not None:
             self.log.info("%s", answer.said)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, Asset, Param
+from airflow.sdk import DAG, Param
 
 from lakehouse.contracts.index import Index
 from lakehouse.core import pools
 from lakehouse.orchestration import assets, policy
 from lakehouse.orchestration import recovery_tasks as tasks
 from lakehouse.orchestration.families import build
+from lakehouse.orchestration.forms import approval
 from lakehouse.orchestration.operators import LookOperator
 
 BACK_UP_MINUTES = 10
@@ -111,7 +112,7 @@ def drill_dag(index: Index) -> DAG:
     dag = policy.new_dag(index, "drill_recovery", _DRILL_DOC, tags=_ABOUT, schedule=schedule, params=form)
     common: dict[str, Any] = {"dag": dag, "pool": pools.RECOVERY}
     look = tasks.LookDrillOperator(task_id="look", execution_timeout=policy.METADATA_TIMEOUT, **common)
-    approve = tasks.ApprovalWhereAskedOperator(subject="Go on with this drill?", **_approval(dag))
+    approve = tasks.ApprovalWhereAskedOperator(subject="Go on with this drill?", **approval(dag))
     drill = tasks.DrillOperator(task_id="drill", execution_timeout=policy.BACKUP_TIMEOUT, **common)
     look >> approve >> drill
     return dag
@@ -139,31 +140,13 @@ def restore_dag(index: Index) -> DAG:
         tell=tasks.restore_summary,
         **common,
     )
-    approve = ApprovalOperator(subject="Go on with this restore?", **_approval(dag))
+    approve = ApprovalOperator(subject="Go on with this restore?", **approval(dag))
     confirm = tasks.RestoreOperator(
-        task_id="confirm", looked="look", approved="approve", assets_of=partial(changed, index), **common
+        task_id="confirm", looked="look", approved="approve", assets_of=partial(assets.changed, index), **common
     )
     report = tasks.RestoreReportOperator(task_id="report", **common)
     look >> approve >> confirm >> report
     return dag
-
-
-def changed(index: Index, tables: Sequence[str]) -> list[Asset]:
-    """The assets of tables, and what landed of their sources: a table that went back has batches to take again."""
-    known = {f"silver.{name}": table.dataset for name, table in index.tables.items()}
-    known |= {dataset.bronze: dataset.name for dataset in index.datasets.values()}
-    sources = sorted({known[name] for name in tables if name in known})
-    return [*map(assets.table, tables), *map(assets.landing, sources)]
-
-
-def _approval(dag: DAG) -> dict[str, Any]:
-    return {
-        "dag": dag,
-        "task_id": "approve",
-        "body": "{{ ti.xcom_pull(task_ids='look')['summary'] }}",
-        "response_timeout": policy.APPROVAL_TIMEOUT,
-        "pool": pools.METADATA,
-    }
 
 
 _BACK_UP_DOC = """Makes the next backup set: every table, both logs, and the landed files, as of one moment.

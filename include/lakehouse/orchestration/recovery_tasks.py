@@ -11,7 +11,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from lakehouse.core.errors import IntegrityError
-from lakehouse.orchestration.operators import TABLE, ConfirmOperator, Context, LakehouseOperator, approver, responder
+from lakehouse.orchestration.operators import TABLE, ConfirmOperator, Context, LakehouseOperator, responder
 
 DAMAGED = IntegrityError.exit_code
 VERIFIED = Asset(name="backup.verified", uri="x-lakehouse://backup/verified", group="backup")
@@ -177,17 +177,18 @@ class RestoreOperator(ConfirmOperator):
     NAMES: ClassVar[tuple[str, ...]] = ("restored", "verified", "seconds_taken", "kept")
 
     def __init__(self, *, assets_of: Callable[[Sequence[str]], Sequence[Asset]], **kwargs: Any) -> None:
-        super().__init__(verb="restore", asset_of=lambda _: None, **kwargs)
-        self.assets_of = assets_of
+        super().__init__(verb="restore", assets_of=lambda said: assets_of(_tables(said)), **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:  # type: ignore[override]
-        seen = context["ti"].xcom_pull(task_ids=self.looked)
-        words = ["restore", *seen["words"], "--yes", "--if-seen", seen["token"], "--json"]
-        said = self.run_command(words, actor=approver(context["ti"].xcom_pull(task_ids=self.approved))).said
-        tables = [str(each["table"]) for each in said["tables"]]
-        for asset in self.assets_of(tables):
-            context["outlet_events"][self.PUBLISHED].add(asset, extra={"by": "restore", "set": said.get("set")})
-        return {"tables": tables, **{name: said.get(name) for name in self.NAMES}}
+        said = self.confirm(context)
+        return {"tables": _tables(said), **{name: said.get(name) for name in self.NAMES}}
+
+    def about(self, said: Any) -> dict[str, Any]:
+        return {"set": said.get("set")}
+
+
+def _tables(said: Any) -> list[str]:
+    return [str(each["table"]) for each in said["tables"]]
 
 
 class RestoreReportOperator(LakehouseOperator):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, Param
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -15,18 +13,20 @@ from lakehouse.contracts.index import Index
 from lakehouse.core import pools
 from lakehouse.orchestration import assets, policy
 from lakehouse.orchestration.families import build
-from lakehouse.orchestration.operators import TABLE as _TABLE
-from lakehouse.orchestration.operators import (
-    CommandOperator,
-    Context,
-    DecideOperator,
+from lakehouse.orchestration.forms import (
+    any_table_form,
+    look_approve_confirm,
+    published_table,
+    table_argument,
+    table_form,
 )
-from lakehouse.orchestration.spark_tasks import COMMANDS, SparkTasks, spark_tasks
+from lakehouse.orchestration.operators import CommandOperator, Context, DecideOperator
+from lakehouse.orchestration.spark_tasks import spark_tasks
+from lakehouse.orchestration.travel import travel_makers
 
 _DATE: dict[str, Any] = {"type": ["null", "string"], "format": "date"}
-_QUALITY_HOUR, _HOUSEKEEPING_HOUR, _MAINTENANCE_HOUR, _TAGGING_HOUR = 6, 3, 4, 1
+_QUALITY_HOUR, _HOUSEKEEPING_HOUR, _MAINTENANCE_HOUR = 6, 3, 4
 _MOST_DELETED = 10_000
-_WHEN = r"^[A-Za-z0-9][A-Za-z0-9:.+_-]{0,119}$"
 
 
 def upkeep_dags(index: Index, only: str | None = None) -> dict[str, DAG]:
@@ -40,11 +40,9 @@ def upkeep_dags(index: Index, only: str | None = None) -> dict[str, DAG]:
         makers["rebuild_table"] = partial(rebuild_dag, index)
         makers["replay_table"] = partial(replay_dag, index)
         makers["decide_batch"] = partial(decide_dag, index)
-        makers["rollback_table"] = partial(rollback_dag, index)
-        makers["tag_tables"] = partial(tag_dag, index)
     if trimmable(index):
         makers["trim_bronze"] = partial(trim_dag, index)
-    return build(makers, only)
+    return build(makers | travel_makers(index), only)
 
 
 def trimmable(index: Index) -> list[str]:
@@ -55,15 +53,15 @@ def trimmable(index: Index) -> list[str]:
 
 def rebuild_dag(index: Index) -> DAG:
     """A table made anew, after somebody looked at what would differ."""
-    dag = policy.new_dag(index, "rebuild_table", _REBUILD_DOC, tags=("repair",), params=_table_form(index))
-    _look_approve_confirm(index, dag, "rebuild", _table_argument(index), _rebuild_words, _silver_asset)
+    dag = policy.new_dag(index, "rebuild_table", _REBUILD_DOC, tags=("repair",), params=table_form(index))
+    look_approve_confirm(index, dag, "rebuild", table_argument(index), _rebuild_words, published_table)
     return dag
 
 
 def replay_dag(index: Index) -> DAG:
     """Rows judged by changed rules, after somebody looked at what would differ."""
-    dag = policy.new_dag(index, "replay_table", _REPLAY_DOC, tags=("repair",), params=_table_form(index))
-    _look_approve_confirm(index, dag, "replay", _table_argument(index), _replay_words, _silver_asset)
+    dag = policy.new_dag(index, "replay_table", _REPLAY_DOC, tags=("repair",), params=table_form(index))
+    look_approve_confirm(index, dag, "replay", table_argument(index), _replay_words, published_table)
     return dag
 
 
@@ -82,39 +80,7 @@ def trim_dag(index: Index) -> DAG:
         return [source, *([f"--before={before}"] if before else [])]
 
     dag = policy.new_dag(index, "trim_bronze", _TRIM_DOC, tags=("maintenance",), params=form)
-    _look_approve_confirm(index, dag, "trim", arguments, _trim_words, _bronze_asset)
-    return dag
-
-
-def rollback_dag(index: Index) -> DAG:
-    """A table as it was, after somebody looked at what that means. No Spark, whatever the place of it is."""
-    form = {
-        **_table_form(index),
-        "to": Param(
-            "", type="string", pattern=_WHEN, minLength=1, maxLength=120, title="To when",
-            description="A time (UTC), snapshot or tag: 2024-03-31T14:05:00.",
-        ),
-        "reason": Param("", type="string", minLength=3, maxLength=500, title="Why", description="Kept for good."),
-    }  # fmt: skip
-
-    def arguments(context: Context) -> list[str]:
-        to, reason = str(context["params"]["to"]), str(context["params"]["reason"])
-        if not re.match(_WHEN.replace("$", r"\Z"), to):
-            raise AirflowFailException(f"{to!r} is no time, snapshot or tag")
-        return [*_table_argument(index)(context), f"--to={to}", f"--reason={reason}"]
-
-    dag = policy.new_dag(index, "rollback_table", _ROLLBACK_DOC, tags=("repair",), params=form)
-    _look_approve_confirm(
-        index, dag, "rollback", arguments, _rollback_words, _silver_asset, tasks=COMMANDS, pool=pools.METADATA
-    )
-    return dag
-
-
-def tag_dag(index: Index) -> DAG:
-    """The tags by day, week and month that contracts ask for."""
-    schedule = policy.daily("tag_tables", _TAGGING_HOUR)
-    dag = policy.new_dag(index, "tag_tables", _TAG_DOC, tags=("maintenance",), schedule=schedule)
-    _metadata_task(dag, "tag", ("tag", "--due"))
+    look_approve_confirm(index, dag, "trim", arguments, _trim_words, _bronze)
     return dag
 
 
@@ -158,10 +124,7 @@ def housekeeping_dag(index: Index) -> DAG:
 def maintain_dag(index: Index) -> DAG:
     """Files of tables in order, old snapshots and orphans away."""
     form = {
-        "table": Param(
-            None, type=["null", "string"], pattern=_TABLE.pattern, maxLength=140, title="Table",
-            description="As in silver.dim_customer. Empty: all.",
-        ),
+        **any_table_form("As in silver.dim_customer. Empty: all."),
         "max_delete": Param(
             _MOST_DELETED, type="integer", minimum=0, maximum=10_000_000, title="Most files to delete",
             description="What is over is left for the next run.",
@@ -178,51 +141,6 @@ def _metadata_task(dag: DAG, task_id: str, words: Sequence[str]) -> None:
     CommandOperator(
         dag=dag, task_id=task_id, words=words, pool=pools.METADATA, execution_timeout=policy.METADATA_TIMEOUT
     )
-
-
-def _look_approve_confirm(
-    index: Index,
-    dag: DAG,
-    verb: str,
-    arguments: Callable[[Context], list[str]],
-    tell: Callable[[Any], str],
-    asset_of: Callable[[Any], Asset | None],
-    *,
-    tasks: SparkTasks | None = None,
-    pool: str = pools.SPARK,
-) -> None:
-    """A dry run, a person's approval of what it says, and then just that."""
-    tasks = tasks or spark_tasks(index)
-    common = {"dag": dag, "pool": pool, "execution_timeout": policy.SPARK_TIMEOUT}
-    look = tasks.look(task_id="look", verb=verb, arguments=arguments, tell=tell, **common)
-    approve = ApprovalOperator(
-        dag=dag,
-        task_id="approve",
-        subject=f"Go on with this {verb}?",
-        body="{{ ti.xcom_pull(task_ids='look')['summary'] }}",
-        response_timeout=policy.APPROVAL_TIMEOUT,
-        pool=pools.METADATA,
-    )
-    confirm = tasks.confirm(
-        task_id="confirm", verb=verb, looked="look", approved="approve", asset_of=asset_of, **common
-    )
-    look >> approve >> confirm
-
-
-def _table_form(index: Index) -> dict[str, Param]:
-    names = [f"silver.{name}" for name in sorted(index.tables)]
-    return {"table": Param(names[0], type="string", enum=names, title="Table")}
-
-
-def _table_argument(index: Index) -> Callable[[Context], list[str]]:
-    """The table that the form names. Checked here again, whatever let the run pass."""
-
-    def arguments(context: Context) -> list[str]:
-        table = str(context["params"]["table"])
-        index.dataset_of(table.removeprefix("silver."))
-        return [table]
-
-    return arguments
 
 
 def _rebuild_words(said: Mapping[str, Any]) -> str:
@@ -270,34 +188,8 @@ def _trim_words(said: Mapping[str, Any]) -> str:
     )
 
 
-def _rollback_words(said: Mapping[str, Any]) -> str:
-    if said["is_empty"]:
-        return ""
-    rows, batches = said["rows"], said["batches"] or {}
-    parts = {"lost": "leave the table, and are held", "release": "come back", "drops": "go with the next run"}
-    lines = [f"- batches that {words}: {_listed(batches[key])}" for key, words in parts.items() if batches.get(key)]
-    return "\n".join(
-        [
-            f"**{said['table']}** goes back to snapshot {said['to']['snapshot_id']} of {said['to']['at']}:",
-            "",
-            f"- rows: {rows['before']:,} → {rows['after']:,}",
-            *lines,
-            "",
-            "Marts follow by themselves. The log of `confirm` names the tag by which it is taken back.",
-        ]
-    )
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(f"#{number}" for number in numbers)
-
-
-def _silver_asset(said: Mapping[str, Any]) -> Asset | None:
-    return assets.table(said["table"]) if said.get("published") else None
-
-
-def _bronze_asset(said: Mapping[str, Any]) -> Asset:
-    return assets.table(f"bronze.{assets.slug(said['source'])}")
+def _bronze(said: Mapping[str, Any]) -> list[Asset]:
+    return [assets.table(f"bronze.{assets.slug(said['source'])}")]
 
 
 _REBUILD_DOC = """Makes a silver table anew from bronze, after somebody approved what would differ.
@@ -322,21 +214,6 @@ _TRIM_DOC = """Takes old batches of a source from bronze for good, after somebod
 `look` says which batches would go, `approve` waits for a person (*Required Actions*), `confirm` takes them if nothing
 changed since. Tables keep their history, but nothing that was observed before the first kept day can change any more.
 Sources that facts are made of are not trimmed.
-"""
-
-_ROLLBACK_DOC = """Makes a silver table what it was at a time, snapshot or tag, after somebody approved what that means.
-
-For bad data that was published. `look` says which rows and batches go, `approve` waits for a person (*Required
-Actions*), `confirm` does just that, if nothing changed since: in seconds, without Spark.
-
-The batches that leave the table are held until somebody releases or discards them in `decide_batch`, or lands them
-anew. Marts follow by themselves. What the table was is kept by a tag for 30 days.
-"""
-
-_TAG_DOC = """Tags the snapshots of every table by day, week and month, as contracts ask for.
-
-Runs `lakehouse tag --due`. No expiry removes a snapshot that is tagged, so that the table can go back to it. Tags
-that a contract no longer asks for are dropped.
 """
 
 _DECIDE_DOC = """Releases, holds or discards a batch, and writes who decided it and why into the decision log.
