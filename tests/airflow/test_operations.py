@@ -35,6 +35,7 @@ from lakehouse.core.settings import Settings
 from lakehouse.core.types import DataType
 from lakehouse.engine.tables import business_types
 from lakehouse.ledger.outstanding import gold_is_current
+from lakehouse.ledger.points import existing_table, publications
 from lakehouse.ledger.watermark import load_table, open_catalog, read_head
 from lakehouse.recovery.drill import has_scratch
 from lakehouse.stack import buckets, credentials, roles
@@ -319,6 +320,38 @@ def test_the_lake_is_restored_and_the_pipeline_goes_on(world: World) -> None:
 def test_a_form_of_a_restore_takes_only_what_it_means(wrong: dict[str, str], world: World) -> None:
     body = {"logical_date": None, "conf": {"what": "silver", "when": "", "reason": "because", **wrong}}
     assert world.airflow.status("POST", "/dags/restore_lake/dagRuns", json=body) == 400
+
+
+def test_a_table_goes_back_in_time_and_a_dropped_one_comes_back(world: World) -> None:
+    """By forms alone: a tag, what changed since a time, a rollback that is taken back, and a table that was dropped."""
+    ended, whole = world.airflow.wait_for_run, fingerprints(world.settings)
+    before, count = read_head(open_catalog(world.settings), FACT).snapshot_id, rows(world.settings, str(FACT))
+    run = world.airflow.trigger("tag_tables", table=str(FACT), name="as-it-was")
+    assert ended("tag_tables", run)["state"] == "success"
+    open_catalog(world.settings).drop_table(str(FACT))
+    run = world.airflow.trigger("undrop_table", table=str(FACT))
+    shown = world.airflow.asked("undrop_table", run)
+    assert f"**{FACT}** comes back" in shown and f"{count} rows" in shown
+    assert load_table(open_catalog(world.settings), FACT) is None, "nothing happens before"
+    assert world.airflow.approve("undrop_table", run)["state"] == "success"
+    assert read_head(open_catalog(world.settings), FACT).snapshot_id == before
+    last = extra_of(world.airflow.events(str(FACT))[-1])
+    assert last == {"by": "undrop", "approved_by": f"{world.airflow.user} (Airflow)", "snapshot_id": before}
+    run = world.airflow.trigger("rollback_table", table=str(FACT), to=day(0).isoformat(), reason="never published then")
+    assert ended("rollback_table", run)["state"] == "failed"
+    former = publications(existing_table(open_catalog(world.settings), FACT))[-2].snapshot.snapshot_id
+    for to, snapshot in ((str(former), former), ("as-it-was", before)):
+        run = world.airflow.trigger("rollback_table", table=str(FACT), to=to, reason="to see what it was")
+        assert world.airflow.approve("rollback_table", run)["state"] == "success"
+        assert read_head(open_catalog(world.settings), FACT).snapshot_id == snapshot
+        said = {"from": "as-it-was"} if to != "as-it-was" else {"from": str(former), "to": "as-it-was"}
+        run = world.airflow.trigger("compare_table", table=str(FACT), **said)
+        assert ended("compare_table", run)["state"] == "success"
+        assert "as-it-was" in world.airflow.log("compare_table", run, "snapshots")
+        assert "29 removed" in (told := world.airflow.log("compare_table", run, "diff")) or "29 added" in told
+    wait_for(lambda: marts_are_current(world.settings), 300, "the marts")
+    world.airflow.wait_until_idle(TRANSFORM, GOLD)
+    assert fingerprints(world.settings) == whole
 
 
 def test_the_tables_are_those_that_the_command_line_makes(world: World, tmp_path: Path) -> None:
