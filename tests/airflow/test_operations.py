@@ -354,6 +354,15 @@ def test_a_table_goes_back_in_time_and_a_dropped_one_comes_back(world: World) ->
     assert fingerprints(world.settings) == whole
 
 
+def test_upkeep_says_what_it_did_and_changes_no_row(world: World) -> None:
+    whole = fingerprints(world.settings)
+    world.airflow.wait_until_idle("maintain_tables")
+    run = world.airflow.trigger("maintain_tables")
+    assert world.airflow.wait_for_run("maintain_tables", run)["state"] == "success"
+    assert "lakehouse maintain" in world.airflow.log("maintain_tables", run, "maintain")
+    assert fingerprints(world.settings) == whole
+
+
 def test_the_tables_are_those_that_the_command_line_makes(world: World, tmp_path: Path) -> None:
     """The same files, landed and taken by the program alone, into a lake of its own."""
     mark = uuid.uuid4().hex[:12]
