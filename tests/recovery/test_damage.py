@@ -18,6 +18,7 @@ from tests.recovery.damage import HOWS, KINDS, World, backup_store, fill, spoile
 from typer.testing import CliRunner
 
 from lakehouse.backup import verify as verification
+from lakehouse.backup.iceberg import puffin_footer
 from lakehouse.backup.roster import lost
 from lakehouse.backup.sets import (
     COMPLETE,
@@ -115,9 +116,17 @@ def test_what_nobody_knows_is_judged_by_its_structure(
 def test_a_flipped_bit_is_found_where_the_format_has_a_checksum(
     unbacked: World, chance: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of what a writer says of itself in the footer of a vector's file there is none."""
     monkeypatch.setattr(Memory, "write", lambda *_: 0)
-    for kind in ("deletion_vector", "landed"):
-        assert unnamed(unbacked, "flipped", kind, chance, unbacked.check) == []
+    assert unnamed(unbacked, "flipped", "landed", chance, unbacked.check) == []
+    uri = chance.choice(sorted(unbacked.files["deletion_vector"]))
+    body = unbacked.bodies[uri]
+    blob = chance.choice(puffin_footer(body)[0]["blobs"])
+    start, end = blob["offset"], blob["offset"] + blob["length"]
+    flipped = spoiled(body[start:end], "flipped", chance)
+    assert flipped is not None
+    with unbacked.damaged({uri: body[:start] + flipped + body[end:]}):
+        assert {damage.uri for damage in unbacked.check().damages} == {uri}
 
 
 def test_without_a_copy_the_newest_whole_snapshot_is_named(unbacked: World) -> None:

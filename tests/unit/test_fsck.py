@@ -136,6 +136,23 @@ def test_a_deletion_vector_has_a_checksum_and_a_cardinality() -> None:
         assert structure_problem("deletion_vector", URI, flipped, of_vector(body)), place
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "problem"),
+    [
+        ('"deletion-vector-v1"', '"deletion-vector-v0"', "no vector where its manifest says"),
+        ('"snapshot-id": -1', '"snapshot-id": -3', "no vector where its manifest says"),
+        ('"sequence-number": -1', '"sequence-number": -9', "no vector where its manifest says"),
+        ('"cardinality": "3"', '"cardinality": "7"', "its own footer says 7"),
+    ],
+)
+def test_the_footer_of_a_vector_says_what_the_format_asks_for(right: str, wrong: str, problem: str) -> None:
+    body = vector([1, 5, 9])
+    assert right.encode() in body
+    assert problem in structure_problem(
+        "deletion_vector", URI, body.replace(right.encode(), wrong.encode()), of_vector(body)
+    )
+
+
 def test_a_metadata_file_is_that_of_its_place() -> None:
     uri = "s3://w/t/metadata/2.metadata.json"
     document = {"location": "s3://w/t", "format-version": 2, "metadata-log": [], "snapshots": []}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _STATES = {"existing": 0, "added": 1, "deleted": 2}
+_VECTOR = "deletion-vector-v1"
 _BLOB_MAGIC = b"\xd1\xd39d"
 _LEAST_BLOB = 20
 _BOUNDED = ("NONE", "INT", "DATE", "TIMESTAMP", "STRING")
@@ -153,18 +154,22 @@ def _vector(uri: str, content: Content, claims: Sequence[Claim]) -> str:
     data = _whole(content)
     blobs = {(blob["offset"], blob["length"]): blob for blob in puffin_footer(data)[0]["blobs"]}
     for place, blob in blobs.items():
-        if blob["type"] == "deletion-vector-v1" and (problem := _blob_problem(data, *place)):
+        if blob["type"] == _VECTOR and (problem := _blob_problem(data, *place)):
             return problem
     cardinality = _cardinalities(data)
     for said in (claim.says for claim in claims):
         place = (said.get("content_offset"), said.get("content_size_in_bytes"))
         if None in place:
             continue
-        if place not in blobs:
+        blob = blobs.get(place, {})
+        # Both numbers are those of whatever names the vector, which the format writes as -1.
+        if [blob.get(name) for name in ("type", "snapshot-id", "sequence-number")] != [_VECTOR, -1, -1]:
             return "it has no vector where its manifest says"
-        about = blobs[place]["properties"]["referenced-data-file"]
+        about, counted = blob["properties"]["referenced-data-file"], blob["properties"]["cardinality"]
         if said.get("referenced_data_file") not in (None, about):
             return f"its vector is about {about}, not about {said['referenced_data_file']}"
+        if int(counted) != cardinality[about]:
+            return f"its vector deletes {cardinality[about]} rows, its own footer says {counted}"
         if said.get("record_count") not in (None, cardinality[about]):
             return f"its vector deletes {cardinality[about]} rows, its manifest says {said['record_count']}"
     return ""
