@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from tests.sessions import small_session
 
-from lakehouse.core.settings import CATALOG, Settings
+from lakehouse.core.settings import Settings
 from lakehouse.stack import buckets, credentials, down, roles, up
 
 if TYPE_CHECKING:
@@ -87,16 +88,11 @@ def new_settings(servers: Settings) -> Callable[[], Settings]:
 @pytest.fixture(scope="session")
 def new_lake(spark: SparkSession, new_settings: Callable[[], Settings]) -> NewLake:
     """Makes an empty lake: a session of its own in the run's JVM, with a catalog that no other session knows."""
-    from lakehouse.core.spark_conf import catalog_conf
     from lakehouse.engine.publish import Lake
 
     def make() -> Lake:
         mine = new_settings()
-        session = spark.newSession()
-        for key, value in catalog_conf(mine).items():
-            session.conf.set(key, value)
-        session.conf.set("spark.sql.defaultCatalog", CATALOG)
-        return Lake(session, mine)
+        return Lake(small_session(spark, mine), mine)
 
     return make
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.cases import Case, contracts, make_case
+from tests.sessions import small_session
 
 from lakehouse.core.settings import CATALOG, Settings, load_settings
-from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.engine.gold import Marts, run_gold
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.run import run_bronze, run_dataset
@@ -137,10 +137,7 @@ class Driver:
         catalog = open_catalog(self.work.settings)
 
         def lake() -> Lake:
-            one = self.spark.newSession()
-            for key, value in catalog_conf(self.work.settings).items():
-                one.conf.set(key, value)
-            one.conf.set("spark.sql.defaultCatalog", CATALOG)
+            one = small_session(self.spark, self.work.settings)
             # All cases that die while PostgreSQL updates the catalog have a connection of their own.
             one.conf.set(f"spark.sql.catalog.{CATALOG}.clients", "32")
             made = Lake(one, self.work.settings)

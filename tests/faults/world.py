@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from tests.faults.looking import Looking
 from tests.faults.s3_proxy import S3Proxy
 from tests.faults.tcp import Proxy
+from tests.sessions import small_session
 
 from lakehouse.contracts.model import Contract
 from lakehouse.core import names
 from lakehouse.core.names import TableName
-from lakehouse.core.settings import CATALOG, Settings
-from lakehouse.core.spark_conf import catalog_conf
+from lakehouse.core.settings import Settings
 from lakehouse.core.types import DataType
 from lakehouse.engine.publish import Lake
 from lakehouse.engine.run import run_dataset
@@ -101,11 +101,7 @@ def make_world(spark: SparkSession, settings: Settings) -> World:
 
 def open_lake(spark: SparkSession, settings: Settings) -> Lake:
     """A session of its own in the JVM that is there."""
-    session = spark.newSession()
-    for key, value in catalog_conf(settings).items():
-        session.conf.set(key, value)
-    session.conf.set("spark.sql.defaultCatalog", CATALOG)
-    return Lake(session, settings)
+    return Lake(small_session(spark, settings), settings)
 
 
 def land_folder(settings: Settings, contract: Contract, folder: Path) -> None:

@@ -21,6 +21,7 @@ from tests.histories.paths import count_paths
 from tests.histories.play import play
 from tests.histories.shrink import shrink, told
 from tests.histories.tables import DAILY, LIVES, MIXED, TRACKED
+from tests.sessions import compiling
 
 if TYPE_CHECKING:
     from tests.servers import NewLake
@@ -39,6 +40,12 @@ WORLDS = {
     },
 }
 HISTORIES = -(-PROVEN // len(WORLDS))
+
+
+@pytest.fixture
+def new_lake(new_lake: NewLake) -> NewLake:
+    """Lakes for more data than other tests have."""
+    return lambda: compiling(new_lake())
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)

@@ -21,6 +21,7 @@ import pytest
 from tests.integration.pipeline import fingerprints, land_files, run
 from tests.reference import Observation, Rules, fold
 from tests.servers import NewLake
+from tests.sessions import compiling
 from tests.turns import on_turn
 
 from lakehouse.contracts.derive import compile_column
@@ -73,7 +74,7 @@ def new_lake(new_lake: NewLake) -> NewLake:
     """Lakes for more data than other tests have: their shuffles use all cores."""
 
     def make() -> Lake:
-        lake = new_lake()
+        lake = compiling(new_lake())
         lake.spark.conf.set("spark.sql.shuffle.partitions", "4")
         return lake
 

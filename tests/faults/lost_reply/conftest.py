@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.faults.lost_reply.proxy import CatalogProxy
+from tests.sessions import small_session
 
-from lakehouse.core.settings import CATALOG, Settings
-from lakehouse.core.spark_conf import catalog_conf
+from lakehouse.core.settings import Settings
 from lakehouse.engine.publish import Lake
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def new_faulty(spark: SparkSession, new_settings: Callable[[], Settings]) -> Ite
             mine.model_copy(update={"postgres_port": proxy.port, "catalog_timeout_seconds": seconds})
             for seconds in (PATIENT_SECONDS, HASTY_SECONDS)
         )
-        lakes = (Lake(_session(spark, seen), mine) for seen in (patient, hasty, mine))
+        lakes = (Lake(small_session(spark, seen), mine) for seen in (patient, hasty, mine))
         return Faulty(*lakes, proxy, hasty)
 
     yield make
@@ -67,11 +67,3 @@ def faulty(shared: Faulty) -> Iterator[Faulty]:
     shared.proxy.disarm()
     yield shared
     shared.proxy.disarm()
-
-
-def _session(spark: SparkSession, settings: Settings) -> SparkSession:
-    session = spark.newSession()
-    for key, value in catalog_conf(settings).items():
-        session.conf.set(key, value)
-    session.conf.set("spark.sql.defaultCatalog", CATALOG)
-    return session
