@@ -11,9 +11,11 @@ from contextlib import ExitStack, contextmanager
 import psutil
 import pytest
 from tests.compose import Here, fresh_servers
+from tests.turns import on_turn
 
 from lakehouse.stack.ports import LOOPBACK, any_free
 
+pytestmark = on_turn(0, of=3)
 SECONDS = 240.0
 
 

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from tests.integration.pipeline import land_files, run
 from tests.reference_star import Version, resolve
+from tests.turns import on_turn
 
 from lakehouse.contracts.load import load_contracts
 from lakehouse.contracts.marts import declared_marts
@@ -175,6 +176,7 @@ def feed(change_table: str, tmp_path: Path) -> str:
     return change_table
 
 
+@on_turn(1, of=3)
 def test_the_star_is_a_plain_resolution_whatever_arrives_in_which_order(
     new_lake: NewLake, feed: str, tmp_path: Path, chance: random.Random
 ) -> None:

@@ -23,6 +23,7 @@ from tests.integration.test_pipeline_order import UNITS
 from tests.integration.test_publish import numbers
 from tests.integration.test_publish import run as publish_numbers
 from tests.integration.test_star import ALL, content, expected_star, marts, take
+from tests.turns import on_turn
 
 from lakehouse.core.errors import ConcurrentCommit, LakehouseError, SettingsError
 from lakehouse.core.names import TableName
@@ -78,6 +79,7 @@ def both(
     return failed
 
 
+@on_turn(2, of=3)
 def test_what_was_undone_stays_out_whatever_happens(
     feed: Feed, new_lake: NewLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
