@@ -558,7 +558,7 @@ def test_tags_are_those_that_are_due_or_the_one_that_is_asked_for(told: Told) ->
         {"table": "gold.x", "name": "v1", "at": "7", "keep": "2d"},
     ):
         task.execute(context(params=NO_TAG | asked))
-    assert words_of(told) == ["tag --due", "tag gold.x before", "tag gold.x before --at=7 --keep=2d"]
+    assert words_of(told) == ["tag --due", "tag gold.x before", "tag gold.x v1 --at=7 --keep=2d"]
 
 
 @pytest.mark.parametrize("asked", [{"table": "gold.x"}, {"name": "before"}, {"at": "7"}, {"keep": "2d"}])
