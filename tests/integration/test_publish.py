@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.servers import cut_locks
+from tests.sessions import small_session
 
 from lakehouse.core.errors import ConcurrentCommit, GateFailed, IntegrityError, TableBusy, TransientError
 from lakehouse.core.failpoints import FailpointHit
@@ -184,15 +185,9 @@ def test_a_held_lock_is_waited_for_and_its_holder_named(
 
 def test_writers_at_once_publish_once(shared: Lake, table: TableName) -> None:
     """Each has a session of its own, and plans anew when it has the lock."""
-    from lakehouse.core.settings import CATALOG
-    from lakehouse.core.spark_conf import catalog_conf
 
     def writer(_: int) -> int:
-        session = shared.spark.newSession()
-        for key, value in catalog_conf(shared.settings).items():
-            session.conf.set(key, value)
-        session.conf.set("spark.sql.defaultCatalog", CATALOG)
-        return len(run(Lake(session, shared.settings), table, 4))
+        return len(run(Lake(small_session(shared.spark, shared.settings), shared.settings), table, 4))
 
     with ThreadPoolExecutor(3) as pool:
         assert sorted(pool.map(writer, range(3))) == [0, 0, 1]

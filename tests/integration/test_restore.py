@@ -16,6 +16,7 @@ from tests.backup_lake import SmallLake, content_of, with_backups
 from tests.integration.pipeline import fingerprints, land_files, run
 from tests.integration.test_pipeline_order import KINDS, UNITS, make_content, write
 from tests.killing import is_killed
+from tests.sessions import small_session
 
 from lakehouse.backup.create import create
 from lakehouse.backup.signing import public_key_of
@@ -23,7 +24,6 @@ from lakehouse.core.clock import SystemClock
 from lakehouse.core.errors import ConcurrentCommit, IntegrityError, SettingsError, TableBusy
 from lakehouse.core.names import TableName
 from lakehouse.core.settings import CATALOG, Settings
-from lakehouse.core.spark_conf import catalog_conf
 from lakehouse.engine.lock import table_locks
 from lakehouse.engine.upkeep import Budget, House
 from lakehouse.ledger.kept import is_kept
@@ -317,10 +317,7 @@ def test_a_restored_lake_goes_on_by_itself(
         update={name: getattr(lake.settings, name) for name in ("backup_bucket", "backup_signing_key")}
     )
     restore(new)
-    session = lake.spark.newSession()
-    for key, value in catalog_conf(new).items():
-        session.conf.set(key, value)
-    session.conf.set("spark.sql.defaultCatalog", CATALOG)
+    session = small_session(lake.spark, new)
     moved = type(lake)(session, new)
     assert fingerprints(moved, [SOURCE]) == then
     assert session.table(f"{CATALOG}.ops.seen").collect() == rows

@@ -7,7 +7,6 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, Param
-from airflow.sdk.exceptions import AirflowFailException
 
 from lakehouse.contracts.index import Index
 from lakehouse.core import pools
@@ -71,14 +70,6 @@ def any_table_form(description: str) -> dict[str, Param]:
     """Any table of the lake; none by itself."""
     given: dict[str, Any] = {"type": ["null", "string"], "pattern": TABLE.pattern, "maxLength": 140}
     return {"table": Param(None, title="Table", description=description, **given)}
-
-
-def any_table(context: Context) -> str | None:
-    """The table that such a form names, if it does. Raises where that is no name of one."""
-    table = context["params"]["table"]
-    if table is not None and not TABLE.fullmatch(str(table)):
-        raise AirflowFailException(f"{table!r} is no table")
-    return None if table is None else str(table)
 
 
 def published_table(said: Mapping[str, Any]) -> list[Asset]:

@@ -231,10 +231,10 @@ class MaintainOperator(LakehouseOperator):
 
     def execute(self, context: Context) -> None:
         params = context["params"]
-        table, most = params["table"], params["max_delete"]
-        if table is not None and not TABLE.fullmatch(str(table)) or not isinstance(most, int) or most < 0:
-            raise AirflowFailException(f"{table!r} is no table, or {most!r} no number of files")
-        words = [*([str(table)] if table else []), f"--max-delete={most}"]
+        table, most = any_table(context), params["max_delete"]
+        if not isinstance(most, int) or most < 0:
+            raise AirflowFailException(f"{most!r} is no number of files")
+        words = [*([table] if table else []), f"--max-delete={most}"]
         words += ["--dry-run"] if params["dry_run"] else []
         said = self.run_command(["maintain", *words, "--json"]).said
         for each in said["needs"] if said["done"] is None else said["done"]:
@@ -260,6 +260,14 @@ class CommandOperator(LakehouseOperator):
         answer = self.run_command([*self.words, *self.arguments(context)])
         if answer.said is not None:
             self.log.info("%s", answer.said)
+
+
+def any_table(context: Context) -> str | None:
+    """The table that a form names, if it does. Raises where that is no name of one."""
+    table = context["params"]["table"]
+    if table is not None and not TABLE.fullmatch(str(table)):
+        raise AirflowFailException(f"{table!r} is no table")
+    return None if table is None else str(table)
 
 
 def approver(response: Any) -> str:

@@ -15,14 +15,13 @@ from lakehouse.contracts.index import Index
 from lakehouse.core import pools
 from lakehouse.orchestration import assets, policy
 from lakehouse.orchestration.forms import (
-    any_table,
     any_table_form,
     look_approve_confirm,
     published_table,
     table_argument,
     table_form,
 )
-from lakehouse.orchestration.operators import TABLE, CommandOperator, ConfirmOperator, Context
+from lakehouse.orchestration.operators import TABLE, CommandOperator, ConfirmOperator, Context, any_table
 from lakehouse.orchestration.spark_tasks import COMMANDS
 
 _TAGGING_HOUR = 1
